@@ -1,0 +1,1 @@
+"""Settings: few, typed, each with a unit, a default and a reason."""

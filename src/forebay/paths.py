@@ -1,0 +1,64 @@
+"""Virtual paths in one normal form: `/`, `/a`, `/a/b`; never a trailing slash, `.`, `..` or NUL.
+
+Names hold any other character, newlines and undecodable bytes (as surrogate escapes) included.
+"""
+
+from forebay.errors import Invalid, NameTooLong
+
+NAME_BYTES_MAX = 255  # NAME_MAX of Linux, limits.h
+
+
+def normalize(path: str) -> str:
+    """The one form of an absolute virtual path.
+
+    Raises:
+        Invalid: relative, or climbs with `..`, or holds a NUL byte.
+        NameTooLong: a name of more than 255 bytes.
+
+    >>> normalize("/training-data/imagenet/"), normalize("//a/./b"), normalize("/")
+    ('/training-data/imagenet', '/a/b', '/')
+    """
+    if not path.startswith("/"):
+        raise Invalid(f"{path!r} is not an absolute path; paths in Forebay start with /", path=path)
+    if "\0" in path:
+        raise Invalid("a path cannot hold a NUL byte", path=path)
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if ".." in names:
+        raise Invalid(f"{path!r} leaves its folder: '..' is not taken here", path=path)
+    for name in names:
+        if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
+            raise NameTooLong(f"a name in {path[:80]!r}... is longer than {NAME_BYTES_MAX} bytes", path=path)
+    return "/" + "/".join(names)
+
+
+def join(folder: str, name: str) -> str:
+    """The path of `name` in `folder`; both already in normal form."""
+    return f"/{name}" if folder == "/" else f"{folder}/{name}"
+
+
+def split(path: str) -> tuple[str, str]:
+    """Folder and name of a normal path; the root is `("/", "")`.
+
+    >>> split("/a/b"), split("/a"), split("/")
+    (('/a', 'b'), ('/', 'a'), ('/', ''))
+    """
+    folder, _, name = path.rpartition("/")
+    return folder or "/", name
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Is `path` the folder itself or below it?
+
+    >>> is_within("/a/b", "/a"), is_within("/ab", "/a"), is_within("/a", "/")
+    (True, False, True)
+    """
+    return folder == "/" or path == folder or path.startswith(folder + "/")
+
+
+def relative(path: str, folder: str) -> str:
+    """The part of `path` below `folder`, without a leading slash; `path` must be within it.
+
+    >>> relative("/a/b/c", "/a"), relative("/a", "/a"), relative("/a", "/")
+    ('b/c', '', 'a')
+    """
+    return path[len(folder) :].lstrip("/") if folder != "/" else path[1:]

@@ -1,0 +1,1 @@
+"""Object stores: one contract, one adapter each."""

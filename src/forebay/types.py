@@ -1,0 +1,36 @@
+"""The plain values that cross floors."""
+
+from typing import NamedTuple, Protocol
+
+
+class Buffer(Protocol):
+    """Bytes without a copy: anything `memoryview()` takes (PEP 688; typing has it from Python 3.12)."""
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """See PEP 688."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of bytes."""
+        ...
+
+
+class ByteRange(NamedTuple):
+    """Bytes `[start, stop)` of an object."""
+
+    start: int  # first byte, counted from 0
+    stop: int  # one past the last byte
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.stop - self.start
+
+
+class ObjectMeta(NamedTuple):
+    """What a store says of one object.  The version fixes the bytes."""
+
+    key: str  # the store's own key, no leading slash
+    size: int  # bytes
+    mtime_ns: int  # last modification, nanoseconds since 1970 UTC; 0 if the store does not say
+    version: str  # etag without quotes, generation, or "size-mtime_ns" where a store has no better

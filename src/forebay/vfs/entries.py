@@ -1,0 +1,62 @@
+"""What a path in the tree is: a file at one version, or a folder.
+
+A `FileEntry` is one *version* of a file and never changes: a changed object is another entry.  Frontends build on
+that: whoever holds an entry reads exactly those bytes, or gets ESTALE.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from forebay.stores.base import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOptions:
+    """What a user says of a mount beside its two ends."""
+
+    options: tuple[tuple[str, str], ...] = ()  # store options in the user's words; may hold secrets
+    readonly: bool = False
+    freshness: str = "ttl"  # "immutable", "ttl" or "always"
+    ttl_s: float | None = None  # None: the setting `ttl_s`
+    policy: str | None = None  # None: the setting `cache_policy`
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Mount:
+    """A store's prefix shown at a virtual path."""
+
+    path: str  # normal virtual path
+    url: str  # as the user wrote it; without secrets
+    store: Store
+    prefix: str  # "" or ends in "/"
+    settings: MountOptions
+    ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
+
+
+class FileEntry(NamedTuple):
+    """One version of one file."""
+
+    path: str
+    mount: Mount
+    key: str
+    size: int
+    mtime_ns: int
+    version: str
+
+
+class FolderEntry(NamedTuple):
+    """A folder: virtual, a mount's root, or a common prefix of keys."""
+
+    path: str
+    mount: Mount | None  # the mount that shows this folder's content; None for a purely virtual folder
+    mtime_ns: int
+
+
+Entry = FileEntry | FolderEntry
+
+
+class Found(NamedTuple):
+    """The answer to a lookup, and how long it may be believed."""
+
+    entry: Entry | None  # None: there is nothing of that name
+    ttl_s: float
