@@ -19,6 +19,7 @@ class Capabilities:
     writable: bool = True  # put, delete and copy work at all
     conditional_get: bool = True  # `get(version=...)` is checked by the store itself, not by a look before
     conditional_put: bool = False  # `put(if_version=..., if_absent=True)` is atomic
+    undecodable_keys: bool = False  # keys may hold bytes that are not UTF-8, as surrogate escapes
     multipart: bool = True  # `put_stream` uploads parts of unknown total size
 
 

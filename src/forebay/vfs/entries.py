@@ -4,7 +4,7 @@ A `FileEntry` is one *version* of a file and never changes: a changed object is 
 that: whoever holds an entry reads exactly those bytes, or gets ESTALE.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from forebay.stores.base import Store
@@ -14,7 +14,7 @@ from forebay.stores.base import Store
 class MountOptions:
     """What a user says of a mount beside its two ends."""
 
-    options: tuple[tuple[str, str], ...] = ()  # store options in the user's words; may hold secrets
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # in the user's words; may hold secrets
     readonly: bool = False
     freshness: str = "ttl"  # "immutable", "ttl" or "always"
     ttl_s: float | None = None  # None: the setting `ttl_s`
@@ -30,6 +30,7 @@ class Mount:
     store: Store
     prefix: str  # "" or ends in "/"
     settings: MountOptions
+    mounted_ns: int = 0  # when it was mounted, nanoseconds since 1970: the time its folders show
     ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
 
 

@@ -1,0 +1,1 @@
+"""Cached bytes: whole-file cache files on local disk, present page by page."""

@@ -1,0 +1,73 @@
+"""Bounded requests and bytes in flight, with the readers who wait in front of the work done ahead.
+
+*Callers*: flights, on the loop.  *Awaits*: one future per caller that must wait.  *Invariants*: at most
+`requests_max` slots and, beyond the first, `bytes_max` bytes are taken; background work leaves a quarter of the
+slots to readers; a reader never waits behind background work that has not started.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Throttle:
+    """See the module."""
+
+    def __init__(self, *, requests_max: int, bytes_max: int) -> None:
+        self._requests_max = requests_max
+        self._background_max = max(1, requests_max - requests_max // 4)
+        self._bytes_max = bytes_max
+        self.requests = 0
+        self.bytes = 0
+        self._readers: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._background: deque[tuple[asyncio.Future[None], int]] = deque()
+
+    def __repr__(self) -> str:
+        waiting = len(self._readers) + len(self._background)
+        return f"<Throttle {self.requests} requests, {self.bytes} bytes, {waiting} waiting>"
+
+    @asynccontextmanager
+    async def slot(self, size: int, *, background: bool) -> AsyncIterator[None]:
+        """Hold one request of `size` bytes; wait for it if the bounds are reached."""
+        if not self._fits(size, background=background) or (background and self._readers):
+            await self._wait(size, self._background if background else self._readers)
+        else:
+            self._take(size)
+        try:
+            yield
+        finally:
+            self._give(size)
+
+    async def _wait(self, size: int, queue: deque[tuple[asyncio.Future[None], int]]) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        queue.append((turn, size))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with suppress(ValueError):  # `_give` may have passed over it already
+                    queue.remove((turn, size))
+            else:
+                self._give(size)  # the turn had come in the same moment
+            raise
+
+    def _fits(self, size: int, *, background: bool) -> bool:
+        limit = self._background_max if background else self._requests_max
+        return self.requests < limit and (self.requests == 0 or self.bytes + size <= self._bytes_max)
+
+    def _take(self, size: int) -> None:
+        self.requests += 1
+        self.bytes += size
+
+    def _give(self, size: int) -> None:
+        self.requests -= 1
+        self.bytes -= size
+        for queue, background in ((self._readers, False), (self._background, True)):
+            while queue and self._fits(queue[0][1], background=background):
+                turn, waiting_size = queue.popleft()
+                if not turn.done():
+                    self._take(waiting_size)
+                    turn.set_result(None)
+            if queue:
+                return

@@ -1,0 +1,345 @@
+"""`forebay fs`, but for what reads and writes files: the tree and its mounts, and what of it is cached."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+import typer
+
+from forebay.cli.options import parse_options
+from forebay.cli.output import (
+    count_text,
+    failure_line,
+    harmless,
+    note,
+    percent,
+    put,
+    put_facts,
+    put_json,
+    put_json_list,
+    put_name,
+    put_table,
+    quote_name,
+    size_text,
+    time_text,
+)
+from forebay.cli.progress import Done, open_progress
+from forebay.cli.session import connect
+from forebay.cli.words import AsJson, Human, Misuse, PathArgument, PathsArgument, each, example
+from forebay.paths import normalize, relative
+from forebay.units import format_size, parse_duration
+
+app = typer.Typer()
+
+Freshness = Literal["immutable", "ttl", "always"]
+Policy = Literal["keep", "lru"]
+
+
+# ---------------------------------------------------------------- folders and mounts
+
+
+@app.command(epilog=example("forebay fs mkdir -p /training-data/raw"))
+def mkdir(
+    context: typer.Context,
+    paths: PathsArgument,
+    parents: Annotated[
+        bool, typer.Option("--parents", "-p", help="Make missing parents too; an existing folder is no error.")
+    ] = False,
+) -> None:
+    """Make folders, in which stores can be mounted."""
+    client = connect(context)
+    each(paths, lambda path: client.call("POST", "/v1/fs/mkdir", {"path": path, "parents": parents}))
+
+
+@app.command(epilog=example("forebay fs rmdir /training-data/raw"))
+def rmdir(context: typer.Context, paths: PathsArgument) -> None:
+    """Remove empty folders."""
+    client = connect(context)
+    each(paths, lambda path: client.call("POST", "/v1/fs/rmdir", {"path": path}))
+
+
+@app.command(
+    epilog=example(
+        "forebay fs mount /training-data/imagenet s3://bucket/train --option s3.region=eu-central-1",
+        "forebay fs mount /data s3://bucket --option s3a.accessKeyID=env:KEY_ID --option s3a.secretKey=file:~/key",
+        "forebay fs mount /fixed s3://bucket/v1 --freshness immutable --readonly",
+    )
+)
+def mount(
+    context: typer.Context,
+    path: Annotated[str | None, typer.Argument(help="Where in the tree; missing folders are not made.")] = None,
+    url: Annotated[str | None, typer.Argument(help="What to show there, such as s3://bucket/prefix.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Store option KEY=VALUE, repeatable. As VALUE, env:NAME takes it from the environment and "
+            "file:PATH from a file: other users see neither in ps.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    option_file: Annotated[
+        str | None, typer.Option(help="File of KEY=VALUE lines; # begins a comment.", metavar="FILE")
+    ] = None,
+    readonly: Annotated[bool, typer.Option("--readonly", help="Take no writes.")] = False,
+    freshness: Annotated[
+        Freshness,
+        typer.Option(help="When to ask the store again: never, after the --ttl, or at each open.", show_default=True),
+    ] = "ttl",
+    ttl: Annotated[
+        str | None, typer.Option(help="How long names and versions are believed.", metavar="DURATION")
+    ] = None,
+    policy: Annotated[
+        Policy | None, typer.Option(help="What leaves a full cache: the idlest data set (keep), or lru.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a store at a path of the tree; without arguments, list the mounts."""
+    if path is None:
+        _put_mounts(connect(context).call("GET", "/v1/fs/mounts"), as_json=as_json)
+        return
+    if url is None or "://" in path:
+        raise Misuse("write the path, then the URL: forebay fs mount /data s3://bucket/prefix")
+    if ttl is not None and freshness != "ttl":
+        raise Misuse(f"--ttl means nothing with --freshness {freshness}")
+    body = {
+        "path": path,
+        "url": url,
+        "options": parse_options(option or (), option_file, os.environ),
+        "readonly": readonly,
+        "freshness": freshness,
+        "ttl_s": None if ttl is None else parse_duration(ttl),
+        "policy": policy,
+    }
+    info = connect(context).call("POST", "/v1/fs/mount", body)
+    if as_json:
+        put_json(info)
+    else:
+        put(f"{harmless(info['url'])} on {quote_name(info['path'])} ({_mount_words(info)})")
+
+
+@app.command(epilog=example("forebay fs unmount /training-data/imagenet"))
+def unmount(context: typer.Context, path: PathArgument) -> None:
+    """Take a mount out of the tree; the store keeps its objects."""
+    connect(context).call("POST", "/v1/fs/unmount", {"path": path})
+
+
+@app.command(epilog=example("forebay fs mounts --json"))
+def mounts(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the mounts."""
+    _put_mounts(connect(context).call("GET", "/v1/fs/mounts"), as_json=as_json)
+
+
+def _put_mounts(infos: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        put_json(infos)
+        return
+    columns = [("path", "left"), ("store", "left"), ("how", "left"), ("options", "left")]
+    rows = [
+        (info["path"], info["url"], _mount_words(info), " ".join(f"{k}={v}" for k, v in info["options"].items()))
+        for info in infos
+    ]
+    put_table(columns, rows, empty="nothing is mounted; see forebay fs mount --help")
+
+
+def _mount_words(info: dict[str, Any]) -> str:
+    """How a mount works, in the words of its options."""
+    fresh = info["freshness"]
+    words = ["readonly"] if info["readonly"] else []
+    words.append(f"ttl {info['ttl_s']:g}s" if fresh == "ttl" and info["ttl_s"] is not None else fresh)
+    if info["policy"]:
+        words.append(info["policy"])
+    return ", ".join(words)
+
+
+# ---------------------------------------------------------------- looking
+
+
+@app.command(epilog=example("forebay fs ls -lh /training-data/imagenet"))
+def ls(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(help="A folder or a file.")] = "/",
+    long: Annotated[
+        bool, typer.Option("--long", "-l", help="Kind, size, how much is cached, time of change, name.")
+    ] = False,
+    human: Human = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-R", help="All below, as relative paths.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List a folder."""
+    query = {"path": path, "recursive": int(recursive)}
+    hidden = Hidden()
+    entries = hidden.strain(connect(context).stream("GET", "/v1/fs/list", query=query))
+    if as_json:
+        put_json_list(entries)
+    else:
+        folder = normalize(path)
+        for entry in entries:
+            name = (relative(entry["path"], folder) if recursive else "") or entry["name"]
+            put_name(name, before=_long_line(entry, human=human) if long else "")
+    if hidden.count:
+        note(
+            f"{count_text(hidden.count, 'key')} of the store cannot be shown as files "
+            "(such as names with // or longer than 255 bytes)"
+        )
+
+
+class Hidden:
+    """Takes the closing `{"hidden": n}` line out of a listing."""
+
+    count = 0
+
+    def strain(self, lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The entries; `count` holds once they are through."""
+        for line in lines:
+            if "hidden" in line:
+                self.count = line["hidden"]
+            else:
+                yield line
+
+
+def _long_line(entry: dict[str, Any], *, human: bool) -> str:
+    is_file = entry["kind"] == "file"
+    size = size_text(entry["size"] if is_file else None, human=human)
+    cached = percent(entry["cached_bytes"], entry["size"]) if is_file else "-"
+    pin = "p" if entry["pinned"] else " "
+    return f"{entry['kind']:<6}{pin} {size:>{10 if human else 14}} {cached:>5}  {time_text(entry['mtime_ns']):<16}  "
+
+
+@app.command(epilog=example("forebay fs stat /training-data/imagenet/n01440764/1.jpg"))
+def stat(context: typer.Context, paths: PathsArgument, as_json: AsJson = False) -> None:
+    """Show what is known of a path."""
+    client = connect(context)
+
+    def show(path: str) -> None:
+        entry = client.call("GET", "/v1/fs/stat", query={"path": path})
+        if as_json:
+            put_json(entry)
+            return
+        is_file = entry["kind"] == "file"
+        facts = {
+            "path": entry["path"],
+            "kind": entry["kind"],
+            "size": f"{entry['size']} ({format_size(entry['size'])})" if is_file else None,
+            "cached": percent(entry["cached_bytes"], entry["size"]) if is_file else None,
+            "modified": time_text(entry["mtime_ns"]),
+            "version": entry["version"],
+            "pinned": "yes" if entry["pinned"] else "no",
+            "url": entry["url"],
+        }
+        put_facts(facts)
+
+    each(paths, show)
+
+
+@app.command(epilog=example("forebay fs location /training-data/imagenet/n01440764/1.jpg"))
+def location(context: typer.Context, path: PathArgument, as_json: AsJson = False) -> None:
+    """Show where a file's bytes are: its object in the store, and its cache file."""
+    found = connect(context).call("GET", "/v1/fs/location", query={"path": path})
+    if as_json:
+        put_json(found)
+        return
+    found["cached_bytes"] = f"{found['cached_bytes']} ({percent(found['cached_bytes'], found['size'])})"
+    put_facts({name.replace("_", " "): value for name, value in found.items()})
+
+
+@app.command(epilog=example("forebay fs du -h /training-data"))
+def du(context: typer.Context, path: PathArgument, human: Human = False, as_json: AsJson = False) -> None:
+    """Count the files below a path, their bytes, and how many of those are cached."""
+    usage: dict[str, Any] = {"files": 0, "bytes": 0, "cached_bytes": 0}
+    with open_progress("counting") as progress:
+        for usage in connect(context).stream("GET", "/v1/fs/usage", query={"path": path}):
+            progress.update(Done(usage["files"], usage["bytes"]))
+    if as_json:
+        put_json({"path": path} | {name: usage[name] for name in ("files", "bytes", "cached_bytes")})
+        return
+    size, cached = (size_text(usage[name], human=human) for name in ("bytes", "cached_bytes"))
+    row = (size, cached, percent(usage["cached_bytes"], usage["bytes"]), str(usage["files"]), path)
+    columns = ("size", "right"), ("cached", "right"), ("%", "right"), ("files", "right"), ("path", "left")
+    put_table(columns, [row])
+
+
+@app.command(epilog=example("forebay fs df -h"))
+def df(context: typer.Context, human: Human = False, as_json: AsJson = False) -> None:
+    """Show the cache folders: how much they may hold, hold, and what their disks have left."""
+    infos = connect(context).call("GET", "/v1/fs/df")
+    if as_json:
+        put_json(infos)
+        return
+    names = ("capacity_bytes", "used_bytes", "disk_free_bytes", "reserve_bytes")
+    columns = [("cache folder", "left")]
+    columns += [(name, "right") for name in ("size", "used", "use%", "disk free", "reserve", "files")]
+    rows = []
+    for info in infos:
+        capacity, used, free_bytes, reserve = (size_text(info[name], human=human) for name in names)
+        share = percent(info["used_bytes"], info["capacity_bytes"])
+        rows.append((info["directory"], capacity, used, share, free_bytes, reserve, str(info["files"])))
+    put_table(columns, rows, empty="there is no cache folder")
+
+
+# ---------------------------------------------------------------- the cache
+
+
+@app.command(epilog=example("forebay fs load /training-data/imagenet"))
+def load(
+    context: typer.Context,
+    path: PathArgument,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Files at a time; default: as many as help.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read everything below a path into the cache.  Run it again to go on after a stop or a failure."""
+    client = connect(context)
+    event: dict[str, Any] = {"files_done": 0, "files_total": None, "bytes_done": 0, "bytes_total": None}
+    failed: list[list[str]] = []
+    with open_progress("loading") as progress:
+        try:
+            for event in client.stream("POST", "/v1/fs/load", {"path": path, "parallel": parallel}):
+                if event["failed"]:
+                    failed.append(event["failed"])
+                done = (event["files_done"], event["bytes_done"], event["files_total"], event["bytes_total"])
+                progress.update(Done(*done))
+        except KeyboardInterrupt:
+            progress.close()
+            loaded = f"{count_text(event['files_done'])}, {format_size(event['bytes_done'])}"
+            note(f"stopped; what is loaded stays ({loaded}): run the same command to go on")
+            raise typer.Exit(130) from None
+        seconds = progress.elapsed_s
+    for name, message in failed:
+        note(failure_line(name, message))
+    if as_json:
+        totals = {name: event[name] for name in ("files_done", "files_total", "bytes_done", "bytes_total")}
+        put_json({"path": path} | totals | {"failed": [dict(path=name, message=why) for name, why in failed]})
+    else:
+        rate = format_size(event["bytes_done"] / seconds)
+        tail = f"; {len(failed):,} failed" if failed else ""
+        total = format_size(event["bytes_done"])
+        put(f"{count_text(event['files_done'])}, {total} loaded in {seconds:.1f} s ({rate}/s){tail}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(epilog=example("forebay fs free /training-data/imagenet"))
+def free(context: typer.Context, path: PathArgument, as_json: AsJson = False) -> None:
+    """Drop what is cached below a path; pinned files stay."""
+    freed = connect(context).call("POST", "/v1/fs/free", {"path": path})
+    if as_json:
+        put_json(freed)
+    else:
+        put(f"{count_text(freed['files'])}, {format_size(freed['bytes'])} freed")
+
+
+@app.command(epilog=example("forebay fs pin /training-data/imagenet"))
+def pin(context: typer.Context, path: PathArgument) -> None:
+    """Keep everything below a path in the cache, once it is there."""
+    connect(context).call("POST", "/v1/fs/pin", {"path": path})
+
+
+@app.command(epilog=example("forebay fs unpin /training-data/imagenet"))
+def unpin(context: typer.Context, path: PathArgument) -> None:
+    """Let the cache drop again what is below a path."""
+    connect(context).call("POST", "/v1/fs/unpin", {"path": path})
+
+
+@app.command(epilog=example("forebay fs refresh /training-data/imagenet"))
+def refresh(context: typer.Context, path: PathArgument) -> None:
+    """Forget what is known of names and versions below a path: the store is asked again."""
+    connect(context).call("POST", "/v1/fs/refresh", {"path": path})

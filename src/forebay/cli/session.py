@@ -1,0 +1,56 @@
+"""What one run of the command line carries: its settings, and the way to the daemon.
+
+Every command that needs the daemon calls `connect`, which starts one if none runs.  The commands that only look
+(`status`, `stop`, `doctor`) call `find_daemon`.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import typer
+
+from forebay.config.load import load
+from forebay.config.settings import Settings
+from forebay.daemon.client import Client
+from forebay.daemon.starter import ensure_daemon
+from forebay.errors import NotFound, Unavailable
+
+SOCKET_NAME = "daemon.sock"
+
+
+@dataclass
+class Session:
+    """The flags before the command, and what follows from them."""
+
+    flags: dict[str, str] = field(default_factory=dict)  # settings by name, as text; they outrank all else
+    debug: bool = False
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this run; raises Invalid if a file, a variable or a flag is wrong."""
+        return load(self.flags)
+
+    @property
+    def socket(self) -> str:
+        """Where the daemon listens."""
+        return str(self.settings.home / SOCKET_NAME)
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that `forebay.cli.main` put into the context."""
+    return context.ensure_object(Session)
+
+
+def connect(context: typer.Context) -> Client:
+    """A client of the running daemon, which is started if need be."""
+    return ensure_daemon(session_of(context).settings)
+
+
+def find_daemon(session: Session) -> tuple[Client, dict[str, Any]] | None:
+    """A client of the running daemon and its status; None if none runs.  Starts nothing."""
+    client = Client(session.settings.home / SOCKET_NAME)
+    try:
+        return client, client.call("GET", "/v1/status")
+    except (Unavailable, NotFound, FileNotFoundError, ConnectionError):
+        return None

@@ -1,0 +1,444 @@
+"""The file system: one tree over all mounts, read through the cache.  Frontends know only this.
+
+Life of a read: `lookup` (or `peek`, from memory) gives an entry, which is one version of a file; `open` gives an
+`OpenFile` on the cached bytes of that version; its `read_now` answers what is here, `read` asks the store for what
+is not, and the rest of a window or of the folder follows in the background.
+
+*Callers*: frontends and the admin API, on the daemon's loop.  Plain methods never wait; the FUSE loop calls them
+inline.  *Locks*: none.  *Invariants*: no path outside a mount's prefix is ever asked of a store; an entry's bytes
+are of its version, or an error.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import structlog
+
+from forebay import paths
+from forebay.cache.cache import Cache
+from forebay.cache.cachedfile import Source
+from forebay.cache.policy import Dataset
+from forebay.clock import Clock
+from forebay.config.settings import Settings
+from forebay.errors import AlreadyExists, Busy, FsError, NotADirectory, NotFound, TimedOut
+from forebay.types import Buffer, ObjectMeta
+from forebay.units import MIB
+from forebay.vfs.control import ControlDb
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
+from forebay.vfs.folders import Listing, name_of
+from forebay.vfs.load import LoadEvent, load
+from forebay.vfs.metadata import Metadata
+from forebay.vfs.mounttable import top_folder
+from forebay.vfs.openfile import OpenFile
+from forebay.vfs.prefetch import Prefetcher
+from forebay.vfs.tree import Tree
+from forebay.vfs.writer import Writer
+
+log = structlog.get_logger()
+
+VIRTUAL_TTL_S = 60.0  # virtual folders change by our own hand only, and frontends are told
+SCRATCH_BYTES = 2 * MIB  # the largest read that is answered inline; the kernel asks for 1 MiB at most
+
+
+class FileSystem:
+    """See the module."""
+
+    def __init__(self, settings: Settings, control: ControlDb, cache: Cache, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.tree = Tree(settings, control, clock)
+        self.open_files: dict[Mount, int] = {}
+        self.cache = cache
+        self.metadata = Metadata(settings, clock)
+        self.prefetcher = Prefetcher(clock, list_folder=self.open_folder, is_cached=self.is_cached, fetch=self.fetch)
+        self.on_change: list[Callable[[str], None]] = []
+        self.writer = Writer(self)
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.deadline_s = settings.store_deadline_s
+
+    # ------------------------------------------------------------------ life
+
+    def restore(self) -> None:
+        """Bring back the tree as it was kept; no store is asked."""
+        self.tree.restore()
+        self.cache.pins = self.tree.pins()
+
+    async def close(self) -> None:
+        """Stop background work, save the cache's index, and close the stores."""
+        await self.prefetcher.close()
+        await self.metadata.close()
+        await self.cache.close()
+        for mount in self.tree.mounts:
+            with contextlib.suppress(FsError):
+                await mount.store.close()
+
+    def tell(self, folder: str) -> None:
+        """Tell frontends that entries in or below a folder may have changed."""
+        for told in self.on_change:
+            told(folder)
+
+    # ------------------------------------------------------------------ names
+
+    def peek(self, folder: str, name: str) -> Found | None:
+        """A lookup from memory, if it is known and still within its promise; None: use `lookup`."""
+        overlay = self.tree.overlay(folder)
+        if overlay is not None and name in overlay:
+            return Found(overlay[name], VIRTUAL_TTL_S)
+        if self.tree.is_virtual(folder):
+            return Found(None, VIRTUAL_TTL_S)
+        return self.metadata.peek(folder, name)
+
+    async def lookup(self, folder: str, name: str) -> Found:
+        """`name` in a folder; `Found.entry` is None if there is nothing of that name.
+
+        Raises:
+            FsError: the store fails.
+        """
+        found = self.peek(folder, name)
+        if found is not None:
+            return found
+        mount, prefix = self.tree.folder_place(folder)
+        if mount is None:
+            return Found(None, VIRTUAL_TTL_S)
+        if name_of(prefix + name, prefix) != name:
+            return Found(None, mount.ttl_s)
+        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
+            return Found(None, mount.ttl_s)
+        return await self.metadata.lookup(mount, folder, prefix, name)
+
+    async def stat(self, path: str) -> Entry:
+        """The entry at a normal path.
+
+        Raises:
+            NotFound: nothing is there.
+        """
+        if path == "/":
+            return FolderEntry("/", None, self._clock.time_ns())
+        folder, name = paths.split(path)
+        entry = (await self.lookup(folder, name)).entry
+        if entry is None:
+            raise NotFound(f"no such file or folder: {path}", path=path)
+        return entry
+
+    async def open_folder(self, path: str) -> Listing:
+        """A folder's entries in order; a large folder's come while its pages do.
+
+        Raises:
+            NotFound, NotADirectory: the path is no folder.
+        """
+        is_rooted = self.tree.is_virtual(path) or self.tree.mount_at(path) is not None
+        if not is_rooted and isinstance(await self.stat(path), FileEntry):
+            raise NotADirectory(f"{path} is a file, not a folder", path=path)
+        mount, prefix = self.tree.folder_place(path)
+        overlay = self.tree.overlay(path) or {}
+        if mount is not None and not overlay:
+            return self.metadata.listing(mount, path, prefix)
+        listing = Listing(path, mount)
+        for name in sorted(overlay):
+            listing.add(name, overlay[name])
+        if mount is not None:
+            await self._merge(listing, self.metadata.listing(mount, path, prefix))
+        listing.finish()
+        return listing
+
+    @staticmethod
+    async def _merge(into: Listing, listing: Listing) -> None:
+        index = 0
+        while True:
+            await listing.wait(index)
+            if index >= len(listing):
+                break
+            name, entry = listing[index]
+            if not into.knows(name):  # a mount hides what the outer store has under its name
+                into.add(name, entry)
+            index += 1
+        into.hidden = listing.hidden
+
+    async def walk(self, path: str) -> AsyncIterator[list[FileEntry]]:
+        """Every file at or below a path, page by page.
+
+        Raises:
+            NotFound: nothing is at the path.
+        """
+        entry = await self.stat(path)
+        if isinstance(entry, FileEntry):
+            yield [entry]
+            return
+        mount, prefix = self.tree.folder_place(path)
+        inner = [other for other in self.tree.below(path) if other is not mount]
+        if mount is not None:
+            async for page in self.metadata.pages(mount, prefix, recursive=True):
+                files = [_file_of(mount, path, prefix, meta) for meta in page.objects]
+                hidden = [other.path for other in inner]
+                yield [f for f in files if f is not None and not any(paths.is_within(f.path, h) for h in hidden)]
+        for other in inner:
+            if self.tree.locate(paths.split(other.path)[0]).mount in (mount, None):
+                async for files_below in self.walk(other.path):
+                    yield files_below
+
+    def hidden(self, path: str) -> int:
+        """How many keys of a listed folder no file name can show."""
+        folder = self.metadata.folders.get(path)
+        return 0 if folder is None else folder.hidden
+
+    # ------------------------------------------------------------------ bytes
+
+    def source(self, entry: FileEntry) -> Source:
+        """Where the cache finds an entry's bytes."""
+        mount = entry.mount
+        dataset = Dataset(f"{mount.store.location}/{mount.prefix}", top_folder(mount, entry.key))
+        policy = mount.settings.policy or self._settings.cache_policy
+        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy)
+
+    def open(self, entry: FileEntry) -> OpenFile:
+        """Open one version for reading; no I/O.  The caller closes it."""
+        file = self.cache.open(self.source(entry))
+        mount = entry.mount
+        self.open_files[mount] = self.open_files.get(mount, 0) + 1
+        if file.complete:
+            self.cache.traffic.hits += 1
+        else:
+            self.cache.traffic.misses += 1
+        if self._settings.prefetch:
+            self.prefetcher.opened(entry)
+        return OpenFile(self, entry, file)
+
+    def closed(self, entry: FileEntry) -> None:
+        """An open file was closed (openfile.Host)."""
+        self.open_files[entry.mount] -= 1
+
+    def read_missed(self, entry: FileEntry) -> None:
+        """A reader had to wait for the store (openfile.Host)."""
+        if self._settings.prefetch:
+            self.prefetcher.missed(entry)
+
+    def went_stale(self, entry: FileEntry) -> None:
+        """The store no longer has this version (openfile.Host): the next lookup asks again."""
+        folder, name = paths.split(entry.path)
+        self.metadata.doubt(folder, name)
+        self.tell(folder)
+
+    def bytes_from_cache(self, size: int) -> None:
+        """Count bytes answered from the cache (openfile.Host)."""
+        self.cache.traffic.bytes_from_cache += size
+
+    def is_cached(self, entry: FileEntry) -> bool:
+        """Is the whole file in the cache?"""
+        return entry.size == 0 or self.cache.residency(self.source(entry)) == entry.size
+
+    def residency(self, entry: FileEntry) -> int:
+        """Bytes of this version in the cache."""
+        return self.cache.residency(self.source(entry))
+
+    async def fetch(self, entry: FileEntry) -> None:
+        """Bring one file into the cache, if it is not there.
+
+        Raises:
+            NoSpace: the cache does not admit it.
+            FsError: the store fails.
+        """
+        if entry.size == 0:
+            return
+        file = self.cache.open(self.source(entry))
+        try:
+            if not file.complete:
+                await file.fetch_all()
+        finally:
+            file.release()
+
+    def load(self, path: str, *, parallel: int | None = None) -> AsyncIterator[LoadEvent]:
+        """Bring everything below a path into the cache; see `forebay.vfs.load.load`."""
+        return load(self.walk(path), self.fetch, parallel=parallel or self._settings.store_requests)
+
+    async def free(self, path: str) -> tuple[int, int]:
+        """Drop what is cached at or below a path, unless pinned or open; return files and bytes."""
+        files = size = 0
+        is_folder = isinstance(await self.stat(path), FolderEntry)
+        for location, prefix in self.tree.keys_of(path + "/" if is_folder else path):
+            more_files, more_bytes = await self.cache.free(location, prefix)
+            files, size = files + more_files, size + more_bytes
+        return files, size
+
+    async def pin(self, path: str) -> None:
+        """Never evict what is at or below a path.
+
+        Raises:
+            NotFound: nothing is there.
+        """
+        self.tree.add_pin(path, is_folder=isinstance(await self.stat(path), FolderEntry))
+        self.cache.pins = self.tree.pins()
+
+    async def unpin(self, path: str) -> None:
+        """Take a pin away.
+
+        Raises:
+            NotFound: the path is not pinned itself.
+        """
+        self.tree.remove_pin(path)
+        self.cache.pins = self.tree.pins()
+
+    def statfs(self) -> tuple[int, int]:
+        """Capacity and free bytes of the cache."""
+        uses = self.cache.use()
+        capacity = sum(use.capacity_bytes for use in uses)
+        return capacity, max(0, capacity - sum(use.used_bytes for use in uses))
+
+    async def refresh(self, path: str) -> None:
+        """Forget what is known of names and versions at or below a path, and tell frontends.
+
+        Raises:
+            NotFound: nothing is at the path any more.
+        """
+        folder, name = paths.split(path)
+        self.metadata.forget(path)
+        self.metadata.doubt(folder, name)
+        self.tell(folder)
+        self.tell(path)
+        await self.stat(path)
+
+    # ------------------------------------------------------------------ the shape of the tree
+
+    @property
+    def mounts(self) -> Sequence[Mount]:
+        """Every mount, by path."""
+        return self.tree.mounts
+
+    async def mkdir(self, path: str, *, parents: bool = False) -> None:
+        """Make a virtual folder, or an empty folder marker inside a mount.
+
+        Raises:
+            AlreadyExists: the path is taken.
+            NotFound: the folder above is missing, and not `parents`.
+            ReadOnly: inside a mount that takes no writes.
+        """
+        if path == "/":
+            if parents:
+                return
+            raise AlreadyExists("/ exists already", path=path)
+        folder, name = paths.split(path)
+        entry = (await self.lookup(folder, name)).entry if await self._has_folder(folder, parents) else None
+        if isinstance(entry, FolderEntry) and parents:
+            return
+        if entry is not None:
+            raise AlreadyExists(f"{path} exists already", path=path)
+        mount, key = self.tree.locate(path)
+        if mount is None:
+            self.tree.add_folder(path)
+        else:
+            await self.writer.make_marker(mount, key + "/")
+            self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
+        self.tell(folder)
+
+    async def _has_folder(self, path: str, parents: bool) -> bool:
+        """Check the folder above a new name; make it if `parents`."""
+        try:
+            entry = await self.stat(path)
+        except NotFound as error:
+            if parents:
+                await self.mkdir(path, parents=True)
+                return True
+            raise NotFound(f"{path} does not exist; make it first: forebay fs mkdir -p {path}", path=path) from error
+        if isinstance(entry, FileEntry):
+            raise NotADirectory(f"{path} is a file; nothing can lie below it", path=path)
+        return True
+
+    async def rmdir(self, path: str) -> None:
+        """Remove an empty folder.
+
+        Raises:
+            NotFound, NotADirectory, NotEmpty, Busy: it is not an empty folder, or a mount.
+        """
+        if self.tree.is_virtual(path):
+            self.tree.remove_folder(path)
+        else:
+            await self.writer.remove_marker(path)
+        self.tell(paths.split(path)[0])
+
+    async def mount(self, path: str, url: str, options: MountOptions) -> Mount:
+        """Show a store's prefix at a path, after trying it.
+
+        Raises:
+            Invalid: the URL or an option is wrong.
+            AlreadyExists, NotEmpty, NotFound, NotADirectory: the path cannot take a mount.
+            Denied, NotFound, Unavailable, ...: the store says so.
+        """
+        mount = self.tree.make_mount(path, url, options)
+        try:
+            if not self.tree.is_virtual(path) and self.tree.mount_at(path) is None:
+                await self._check_mount_path(path)
+            self.tree.check_mount(path)
+            async with asyncio.timeout(self.deadline_s):
+                await mount.store.probe(mount.prefix)
+            self.tree.add_mount(mount)
+        except BaseException as error:
+            await mount.store.close()
+            if isinstance(error, TimeoutError) and not isinstance(error, FsError):
+                raise TimedOut(f"{url}: no answer within {self.deadline_s:g} s", path=path) from error
+            raise
+        self.metadata.forget(path)
+        self.cache.pins = self.tree.pins()
+        self.tell(paths.split(path)[0])
+        log.info("mount.added", path=path, url=url)
+        return mount
+
+    async def _check_mount_path(self, path: str) -> None:
+        folder, name = paths.split(path)
+        await self._has_folder(folder, False)
+        entry = (await self.lookup(folder, name)).entry
+        if isinstance(entry, FileEntry):
+            raise NotADirectory(f"{path} is a file; mount at a folder or at a new name", path=path)
+
+    async def unmount(self, path: str) -> None:
+        """Take a mount away; what it cached stays, for the next mount of the same place.
+
+        Raises:
+            NotFound: no mount is there.
+            Busy: files of it are open, or something is mounted inside it.
+        """
+        mount = self.tree.mount_at(path)
+        count = self.open_files.get(mount, 0) if mount is not None else 0
+        if count:
+            raise Busy(f"{path} is busy: {count} of its files are open", path=path)
+        mount = self.tree.remove_mount(path)
+        self.metadata.forget(path)
+        self.cache.pins = self.tree.pins()
+        self.tell(paths.split(path)[0])
+        await mount.store.close()
+        log.info("mount.removed", path=path, url=mount.url)
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(self, path: str, chunks: AsyncIterator[Buffer], *, overwrite: bool = True) -> FileEntry:
+        """Store a whole file; it is visible whole or not at all.  See `forebay.vfs.writer`."""
+        return await self.writer.write(path, chunks, overwrite=overwrite)
+
+    async def remove(self, path: str, *, recursive: bool = False) -> int:
+        """Remove a file, or a folder with all below it; return the number of objects removed."""
+        return await self.writer.remove(path, recursive=recursive)
+
+    def counters(self) -> dict[str, int]:
+        """What has happened since the start; every number only grows."""
+        return {
+            **self.cache.counters(),
+            "files_prefetched": self.prefetcher.files_fetched,
+            "metadata_requests": self.metadata.store_requests,
+            "names_known": len(self.metadata.folders),
+        }
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _file_of(mount: Mount, base: str, prefix: str, meta: ObjectMeta) -> FileEntry | None:
+    """The file that an object below `prefix` shows as, below the path `base`; None if no file name can show it."""
+    names = meta.key[len(prefix) :].split("/")
+    if any(name_of(name, "") != name or not name for name in names):
+        return None
+    path = paths.join(base, "/".join(names))
+    return FileEntry(path, mount, meta.key, meta.size, meta.mtime_ns, meta.version)

@@ -1,0 +1,177 @@
+"""The shape of the tree: virtual folders, mounts and pins, kept in the control database.
+
+It answers from memory, changes the database first and memory after, and knows no file: whether a path inside a
+mount exists is for the file system to say.
+"""
+
+import structlog
+
+from forebay import paths
+from forebay.cache.cache import Pin
+from forebay.clock import Clock
+from forebay.config.settings import Settings
+from forebay.errors import FsError, Invalid, NotFound
+from forebay.stores.registry import open_store
+from forebay.vfs.control import ControlDb
+from forebay.vfs.entries import FolderEntry, Mount, MountOptions
+from forebay.vfs.mounttable import MountTable, Place
+
+log = structlog.get_logger()
+
+_LIFETIMES = {"immutable": float("inf"), "always": 0.0}
+
+
+class Tree:
+    """See the module."""
+
+    def __init__(self, settings: Settings, control: ControlDb, clock: Clock) -> None:
+        self._settings = settings
+        self._control = control
+        self._clock = clock
+        self._table = MountTable()
+        self._overlay: dict[str, dict[str, FolderEntry]] = {}
+        self._pinned: list[str] = []
+
+    def restore(self) -> None:
+        """Bring back folders, mounts and pins from the control database; no store is asked."""
+        for path in self._control.folders():
+            self._table.add_folder(path)
+        for path, url, options in self._control.mounts():
+            try:
+                self._table.add_mount(self.make_mount(path, url, options))
+            except FsError as error:
+                log.error("mount.not_restored", path=path, url=url, reason=str(error))
+        self._derive()
+
+    def make_mount(self, path: str, url: str, options: MountOptions) -> Mount:
+        """A mount that is not in the tree yet; its store has not been asked.
+
+        Raises:
+            Invalid: the URL or an option is wrong.
+        """
+        if options.freshness not in ("ttl", *_LIFETIMES):
+            raise Invalid(f"freshness must be 'immutable', 'ttl' or 'always', not {options.freshness!r}")
+        if options.policy not in (None, "keep", "lru"):
+            raise Invalid(f"policy must be 'keep' or 'lru', not {options.policy!r}")
+        store, prefix = open_store(url, dict(options.options), settings=self._settings)
+        ttl_s = options.ttl_s if options.ttl_s is not None else self._settings.ttl_s
+        return Mount(
+            path=path,
+            url=url,
+            store=store,
+            prefix=prefix,
+            settings=options,
+            mounted_ns=self._clock.time_ns(),
+            ttl_s=_LIFETIMES.get(options.freshness, ttl_s),
+        )
+
+    def _derive(self) -> None:
+        now = self._clock.time_ns()
+        self._overlay = {}
+        for path in (*self._table.folders, *(mount.path for mount in self.mounts)):
+            folder, name = paths.split(path)
+            mount = self._table.mount_at(path)
+            entry = FolderEntry(path, mount, mount.mounted_ns if mount else now)
+            self._overlay.setdefault(folder, {})[name] = entry
+        self._pinned = self._control.pins()
+
+    # ------------------------------------------------------------------ questions
+
+    @property
+    def mounts(self) -> list[Mount]:
+        """Every mount, by path."""
+        return self._table.mounts
+
+    def is_virtual(self, path: str) -> bool:
+        """Is the path a virtual folder, of which the overlay is all there is?"""
+        return self._table.is_folder(path)
+
+    def mount_at(self, path: str) -> Mount | None:
+        """The mount whose root is exactly this path."""
+        return self._table.mount_at(path)
+
+    def below(self, path: str) -> list[Mount]:
+        """Mounts at or below a path."""
+        return self._table.below(path)
+
+    def locate(self, path: str) -> Place:
+        """The mount and key of a path; see `MountTable.locate`."""
+        return self._table.locate(path)
+
+    def folder_place(self, path: str) -> Place:
+        """The mount of a folder, and the prefix of the keys in it."""
+        mount, key = self._table.locate(path)
+        return Place(mount, key if mount is None or key == mount.prefix else key + "/")
+
+    def overlay(self, folder: str) -> dict[str, FolderEntry] | None:
+        """The virtual folders and mounts that show directly in a folder."""
+        return self._overlay.get(folder)
+
+    # ------------------------------------------------------------------ changes
+
+    def add_folder(self, path: str) -> None:
+        """Make and keep a virtual folder; raises as `MountTable.add_folder`."""
+        self._table.add_folder(path)
+        self._control.add_folder(path)
+        self._derive()
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a virtual folder; raises as `MountTable.remove_folder`."""
+        self._table.remove_folder(path)
+        self._control.remove_folder(path)
+        self._derive()
+
+    def check_mount(self, path: str) -> None:
+        """Raise what `add_mount` would raise for that path, before the store is asked."""
+        self._table.check_mount(path)
+
+    def add_mount(self, mount: Mount) -> None:
+        """Show and keep a mount; raises as `MountTable.add_mount`."""
+        self._table.add_mount(mount)
+        self._control.add_mount(mount.path, mount.url, mount.settings)
+        self._derive()
+
+    def remove_mount(self, path: str) -> Mount:
+        """Take a mount away, and its credentials with it; raises as `MountTable.remove_mount`."""
+        mount = self._table.remove_mount(path)
+        self._control.remove_mount(path)
+        self._derive()
+        return mount
+
+    # ------------------------------------------------------------------ pins
+
+    def add_pin(self, path: str, *, is_folder: bool) -> None:
+        """Keep what is at (or below) a path in the cache."""
+        self._control.add_pin(path.rstrip("/") + "/" if is_folder else path)
+        self._derive()
+
+    def remove_pin(self, path: str) -> None:
+        """Take a pin away.
+
+        Raises:
+            NotFound: the path is not pinned itself.
+        """
+        pinned = [pin for pin in self._pinned if pin.rstrip("/") == path.rstrip("/")]
+        if not pinned:
+            raise NotFound(f"{path} is not pinned", path=path)
+        for pin in pinned:
+            self._control.remove_pin(pin)
+        self._derive()
+
+    def is_pinned(self, path: str) -> bool:
+        """Is a path pinned, itself or by a folder above it?"""
+        return any(path == pin or paths.is_within(path, pin.rstrip("/") or "/") for pin in self._pinned)
+
+    def pins(self) -> list[Pin]:
+        """What the cache must keep, as keys and prefixes of stores."""
+        return [pin for path in self._pinned for pin in self.keys_of(path)]
+
+    def keys_of(self, path: str) -> list[Pin]:
+        """The keys at or below a path: of a folder if it ends in "/", else of a file."""
+        bare = path.rstrip("/") or "/"
+        mount, key = self._table.locate(bare)
+        found = [Pin(other.store.location, other.prefix) for other in self.below(bare) if other is not mount]
+        if mount is not None:
+            is_folder = path.endswith("/") and key != mount.prefix
+            found.append(Pin(mount.store.location, key + "/" if is_folder else key))
+        return found
