@@ -45,6 +45,12 @@ class FileEntry(NamedTuple):
     version: str
 
 
+def object_url(entry: FileEntry) -> str:
+    """Where a file's bytes are, as its mount's URL begins."""
+    mount = entry.mount
+    return f"{mount.url.rstrip('/')}/{entry.key[len(mount.prefix) :]}"
+
+
 class FolderEntry(NamedTuple):
     """A folder: virtual, a mount's root, or a common prefix of keys."""
 

@@ -52,7 +52,7 @@ class FileSystem:
         self.cache = cache
         self.metadata = Metadata(settings, clock)
         self.prefetcher = Prefetcher(clock, list_folder=self.open_folder, is_cached=self.is_cached, fetch=self.fetch)
-        self.on_change: list[Callable[[str], None]] = []
+        self.on_change: list[Callable[[str, bool], None]] = []
         self.writer = Writer(self)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.deadline_s = settings.store_deadline_s
@@ -73,10 +73,10 @@ class FileSystem:
             with contextlib.suppress(FsError):
                 await mount.store.close()
 
-    def tell(self, folder: str) -> None:
-        """Tell frontends that entries in or below a folder may have changed."""
+    def tell(self, path: str, *, below: bool = True) -> None:
+        """Tell frontends that what is at a path, and all `below` it, may have changed."""
         for told in self.on_change:
-            told(folder)
+            told(path, below)
 
     # ------------------------------------------------------------------ names
 
@@ -217,7 +217,7 @@ class FileSystem:
         """The store no longer has this version (openfile.Host): the next lookup asks again."""
         folder, name = paths.split(entry.path)
         self.metadata.doubt(folder, name)
-        self.tell(folder)
+        self.tell(entry.path, below=False)
 
     def bytes_from_cache(self, size: int) -> None:
         """Count bytes answered from the cache (openfile.Host)."""
@@ -293,7 +293,6 @@ class FileSystem:
         folder, name = paths.split(path)
         self.metadata.forget(path)
         self.metadata.doubt(folder, name)
-        self.tell(folder)
         self.tell(path)
         await self.stat(path)
 
@@ -328,7 +327,7 @@ class FileSystem:
         else:
             await self.writer.make_marker(mount, key + "/")
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
-        self.tell(folder)
+        self.tell(path)
 
     async def _has_folder(self, path: str, parents: bool) -> bool:
         """Check the folder above a new name; make it if `parents`."""
@@ -353,7 +352,7 @@ class FileSystem:
             self.tree.remove_folder(path)
         else:
             await self.writer.remove_marker(path)
-        self.tell(paths.split(path)[0])
+        self.tell(path)
 
     async def mount(self, path: str, url: str, options: MountOptions) -> Mount:
         """Show a store's prefix at a path, after trying it.
@@ -378,7 +377,7 @@ class FileSystem:
             raise
         self.metadata.forget(path)
         self.cache.pins = self.tree.pins()
-        self.tell(paths.split(path)[0])
+        self.tell(path)
         log.info("mount.added", path=path, url=url)
         return mount
 
@@ -403,7 +402,7 @@ class FileSystem:
         mount = self.tree.remove_mount(path)
         self.metadata.forget(path)
         self.cache.pins = self.tree.pins()
-        self.tell(paths.split(path)[0])
+        self.tell(path)
         await mount.store.close()
         log.info("mount.removed", path=path, url=mount.url)
 

@@ -27,8 +27,8 @@ class Host(Protocol):
         """The entry at a path, or NotFound."""
         ...
 
-    def tell(self, folder: str) -> None:
-        """Tell frontends that a folder changed."""
+    def tell(self, path: str, *, below: bool = True) -> None:
+        """Tell frontends that what is at a path, and all `below` it, may have changed."""
         ...
 
 
@@ -139,11 +139,11 @@ class Writer:
     def _learn(self, mount: Mount, path: str, entry: FileEntry | None) -> None:
         folder, name = paths.split(path)
         self._host.metadata.learn(mount, folder, name, entry)
-        self._host.tell(folder)
+        self._host.tell(path)
         while folder != mount.path:  # folders come and go with the keys below them
+            self._host.tell(folder, below=False)
             folder, name = paths.split(folder)
             self._host.metadata.doubt(folder, name)
-            self._host.tell(folder)
 
 
 async def _put(mount: Mount, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:

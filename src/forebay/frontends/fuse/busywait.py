@@ -1,0 +1,47 @@
+"""Waiting for the next request without going to sleep, as long as that pays.
+
+A reader that opens one small file after another sends its next request within microseconds, but a sleeping process
+on an idle processor takes 20 us and more to wake (measured: 2 processors of a virtual machine, 7,700 files/s with
+sleeping, 14,000 to 20,000 without).  So after an answer the loop looks for the next request for a moment.  Where the
+next one does not come in that moment, as with a trainer that decodes what it has read, it soon stops to look.
+"""
+
+import os
+import select
+
+from forebay.clock import Clock
+
+LOOK_S = 100e-6  # a reader needs 15 to 70 us for 110 KiB of page cache
+BUSY_S = 200e-6  # one look that takes so long, in vain: others want this processor, and we are in their way
+SKIP_MAX = 63  # waits without a look after failures in a row: less than 1 % of a processor is spent in vain
+SKIP_BUSY = 1023
+
+
+class BusyWait:
+    """Looks for requests on one descriptor."""
+
+    def __init__(self, fd: int, clock: Clock) -> None:
+        self._clock = clock
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._skip = 0  # waits to come without a look
+        self._penalty = 0
+
+    def wait(self) -> bool:
+        """True as soon as a request is there; False if it is time to sleep."""
+        if self._skip:
+            self._skip -= 1
+            return False
+        now = began = self._clock.monotonic()
+        while not self._poll.poll(0):
+            before, now = now, self._clock.monotonic()
+            if now - before > BUSY_S:
+                self._skip = SKIP_BUSY
+                return False
+            if now - began > LOOK_S:
+                self._penalty = min(2 * self._penalty + 1, SKIP_MAX)
+                self._skip = self._penalty
+                return False
+            os.sched_yield()  # a reader on this very processor must get on
+        self._penalty = 0
+        return True

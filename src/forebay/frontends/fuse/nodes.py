@@ -1,0 +1,126 @@
+"""What the kernel knows of the tree: node ids and lookup counts.  Pure.
+
+A node is a folder, or *one version* of a file.  A changed file gets a new node when its name is looked up again, and
+whoever has the old one open keeps reading the old version: the kernel's page cache, which belongs to a node, can
+never mix two versions, and a passthrough file never changes under its readers.
+
+Names that the kernel was told do not exist are remembered too, for as long as it may believe that: when one appears,
+the kernel must be told.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from forebay.frontends.fuse.abi import ROOT_ID
+from forebay.paths import is_within, join, split
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry
+
+ABSENCES_MAX = 10_000  # beyond that the oldest are forgotten; they run out by themselves after `ABSENCE_S_MAX`
+ABSENCE_S_MAX = 60.0  # the kernel believes an absence no longer than this
+
+
+class Node:
+    """One node.  `lookups` is how often the kernel was told of it, less what it has forgotten."""
+
+    __slots__ = ("entry", "ino", "lookups")
+
+    def __init__(self, ino: int, entry: Entry) -> None:
+        self.ino = ino
+        self.entry = entry
+        self.lookups = 0
+
+
+class NodeTable:
+    """Nodes by id, and the current node of each name.
+
+    Invariants (checked by tests/model/test_node_table.py after every step):
+        1. A node is in the table as long as its lookup count is above 0; the root always is.
+        2. One entry has at most one node; another version of a file has another.
+        3. The current node of a name is the one told last.
+    """
+
+    def __init__(self, root: FolderEntry) -> None:
+        self._nodes: dict[int, Node] = {ROOT_ID: Node(ROOT_ID, root)}
+        self._current: dict[str, dict[str, Node]] = {}  # by folder path, then name
+        self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._last_ino = ROOT_ID
+        self._root_path = root.path
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def find(self, ino: int) -> Node | None:
+        """The node of an id, if the kernel may still use it."""
+        return self._nodes.get(ino)
+
+    def tell(self, folder: str, name: str, entry: Entry) -> Node:
+        """Count one lookup that answers `entry`; return its node, a new one if need be."""
+        names = self._current.get(folder)
+        if names is None:
+            names = self._current[folder] = {}
+        node = names.get(name)
+        if node is None or not _is_same(node.entry, entry):
+            self._last_ino += 1
+            node = names[name] = self._nodes[self._last_ino] = Node(self._last_ino, entry)
+        node.lookups += 1
+        return node
+
+    def tell_absent(self, folder: str, name: str) -> None:
+        """Note that the kernel was told that a name does not exist."""
+        key = (folder, name)
+        self._absent[key] = None
+        self._absent.move_to_end(key)
+        if len(self._absent) > ABSENCES_MAX:
+            self._absent.popitem(last=False)
+
+    def forget(self, ino: int, lookups: int) -> None:
+        """Take lookups back; a node without any goes.  An unknown id is ignored: the kernel may race with us."""
+        node = self._nodes.get(ino)
+        if node is None or ino == ROOT_ID:
+            return
+        node.lookups -= lookups
+        if node.lookups > 0:
+            return
+        del self._nodes[ino]
+        folder, name = split(node.entry.path)
+        names = self._current.get(folder)
+        if names is not None and names.get(name) is node:
+            del names[name]
+            if not names:
+                del self._current[folder]
+
+    def known_names(self, path: str, *, below: bool) -> Iterator[tuple[int, str]]:
+        """Folder id and name of what the kernel knows at a path, and all `below` it, absences included.
+
+        The absences are forgotten: the caller tells the kernel to ask again.
+        """
+        folder, name = split(path)
+        if name in self._current.get(folder, ()) or self._absent.pop((folder, name), True) is None:
+            yield from self._named(folder, [name])
+        if not below:
+            return
+        for other, names in self._current.items():
+            if is_within(other, path):
+                yield from self._named(other, names)
+        for key in [key for key in self._absent if is_within(join(*key), path)]:
+            del self._absent[key]
+            yield from self._named(key[0], [key[1]])
+
+    def _named(self, folder: str, names: Iterable[str]) -> Iterator[tuple[int, str]]:
+        ino = self._folder_ino(folder)
+        if ino is not None:
+            for name in names:
+                yield ino, name
+
+    def _folder_ino(self, path: str) -> int | None:
+        if path == self._root_path:
+            return ROOT_ID
+        folder, name = split(path)
+        node = self._current.get(folder, {}).get(name)
+        return None if node is None else node.ino
+
+
+def _is_same(known: Entry, entry: Entry) -> bool:
+    if isinstance(known, FileEntry):
+        return known == entry
+    return isinstance(entry, FolderEntry) and known.mount is entry.mount

@@ -1,0 +1,146 @@
+"""The request loop of one mount: each request gets exactly one answer, and nothing waits for anything else.
+
+A handler answers at once (bytes), later (a coroutine, which becomes a task), or never (None: FORGET and its like).
+What it raises becomes an errno.  A task is cancelled when the kernel says that its caller was told to stop.
+
+*Callers*: the event loop, when the device is readable.  *Locks*: none.  *Awaits*: nothing itself; tasks await the
+file system.  *Invariants*: one answer per request, also when a handler fails, is cancelled, or the mount ends.
+*On crash*: the kernel answers what is open with ENOTCONN; the next daemon mounts again.
+"""
+
+import asyncio
+import errno
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from forebay.clock import Clock
+from forebay.frontends.fuse import abi, wire
+from forebay.frontends.fuse.busywait import BusyWait
+from forebay.frontends.fuse.device import Device, Gone
+from forebay.frontends.fuse.wire import Request
+from forebay.types import Buffer
+
+log = structlog.get_logger()
+
+Answer = Buffer | Coroutine[None, None, Buffer] | None
+Handler = Callable[[Request], Answer]
+
+REQUESTS_PER_TURN = 32  # then tasks and timers have theirs; the device stays readable
+_STOP_SIGNALS = sum(1 << number - 1 for number in (1, 2, 3, 9, 15))  # HUP INT QUIT KILL TERM
+
+
+class Server:
+    """See the module."""
+
+    def __init__(
+        self, device: Device, handlers: Mapping[int, Handler], clock: Clock, on_end: Callable[[], None]
+    ) -> None:
+        self._device = device
+        self._busy_wait = BusyWait(device.fd, clock)
+        self._handlers = dict(handlers) | {abi.Opcode.INTERRUPT: self._interrupt}
+        self._on_end = on_end
+        self._tasks: dict[int, tuple[asyncio.Task[Buffer], int]] = {}  # by unique: the task, and who waits
+        self.requests: Counter[int] = Counter()  # by opcode
+        self._serving = False
+
+    def start(self) -> None:
+        """Begin to serve on the running loop."""
+        asyncio.get_running_loop().add_reader(self._device.fd, self._read_some)
+        self._serving = True
+
+    async def stop(self) -> None:
+        """Stop to serve, and answer what still waits with EINTR.  The device stays open."""
+        self._stop_reading()
+        tasks = [task for task, _ in self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stop_reading(self) -> None:
+        if self._serving:
+            self._serving = False
+            asyncio.get_running_loop().remove_reader(self._device.fd)
+
+    def _read_some(self) -> None:
+        try:
+            for _ in range(REQUESTS_PER_TURN):
+                data = self._device.read()
+                if data is not None:
+                    self.serve(data)
+                elif self._tasks or not self._busy_wait.wait():
+                    return
+        except Gone:
+            self._stop_reading()
+            self._on_end()
+
+    def serve(self, data: memoryview) -> None:
+        """Answer one request, now or by a task."""
+        try:
+            request = wire.parse_request(data)
+        except ValueError as error:
+            log.error("fuse.bad_request", reason=str(error))
+            if len(data) >= 16:  # length, opcode and unique have come: whoever waits gets an answer
+                self._device.write([wire.pack_error(int.from_bytes(data[8:16], "little"), errno.EINVAL)])
+            return
+        opcode, unique = request.opcode, request.unique
+        self.requests[opcode] += 1
+        handler = self._handlers.get(opcode)
+        if handler is None:
+            self._device.write([wire.pack_error(unique, errno.ENOSYS)])
+            return
+        try:
+            answer = handler(request)
+        except Exception as error:  # noqa: BLE001 - a request's outermost boundary: it must be answered
+            self._device.write([wire.pack_error(unique, errno_of(error, opcode))])
+            return
+        if answer is None:
+            return
+        if isinstance(answer, Coroutine):
+            task = asyncio.create_task(answer, name=f"fuse {opcode} {unique}")
+            self._tasks[unique] = task, request.pid
+            task.add_done_callback(partial(self._finish, unique, opcode))
+        else:
+            self._device.write((wire.pack_reply(unique, len(answer)), answer))
+
+    def _finish(self, unique: int, opcode: int, task: asyncio.Task[Buffer]) -> None:
+        # As a callback, since a task that is cancelled before its first step runs no line of its own.
+        del self._tasks[unique]
+        if task.cancelled():
+            self._device.write([wire.pack_error(unique, errno.EINTR)])
+        elif (error := task.exception()) is not None:
+            self._device.write([wire.pack_error(unique, errno_of(error, opcode))])
+        else:
+            payload = task.result()
+            self._device.write((wire.pack_reply(unique, len(payload)), payload))
+
+    def _interrupt(self, request: Request) -> None:
+        """Let a caller go that was told to stop; a mere SIGCHLD or timer is no reason to fail its read."""
+        (unique,) = wire.unpack(abi.INTERRUPT_IN, request.body)
+        task, pid = self._tasks.get(unique, (None, 0))
+        if task is not None and (pid == 0 or pending_signals(pid) & _STOP_SIGNALS):
+            task.cancel()
+
+
+def errno_of(error: BaseException, opcode: int) -> int:
+    """What a caller is told; anything but an OSError is a bug of ours, and logged."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if isinstance(error, ValueError):
+        log.error("fuse.bad_request", opcode=opcode, reason=str(error))
+        return errno.EINVAL
+    log.error("fuse.handler_failed", opcode=opcode, exc_info=error)
+    return errno.EIO
+
+
+def pending_signals(pid: int) -> int:
+    """Signals that wait for a thread or its process, as a mask with signal 1 in bit 0; all, if it cannot be told."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return -1
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)

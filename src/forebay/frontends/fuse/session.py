@@ -1,0 +1,130 @@
+"""One mount from the kernel's first request to its last: the pieces put together.
+
+*Callers*: `forebay.frontends.fuse.mounts`, on the loop.  *Awaits*: running requests, when it closes.
+*Invariants*: the file system's callbacks are registered as long as the session lives; the device is closed last.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from forebay.clock import Clock
+from forebay.frontends.fuse import abi, wire
+from forebay.frontends.fuse.device import Device
+from forebay.frontends.fuse.handshake import MAX_BACKGROUND, Agreement, agree
+from forebay.frontends.fuse.notifier import Notifier
+from forebay.frontends.fuse.operations import Operations
+from forebay.frontends.fuse.server import Answer, Server
+from forebay.frontends.fuse.wire import Owner, Request
+from forebay.vfs.entries import FolderEntry
+from forebay.vfs.filesystem import FileSystem
+
+_OVERLAYFS_MAGIC = 0x794C7630  # linux/magic.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Session:
+    """See the module."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        fd: int,
+        mountpoint: str,
+        root: FolderEntry,
+        clock: Clock,
+        *,
+        cache_folders: Iterable[Path],
+        on_end: Callable[["Session"], None],
+    ) -> None:
+        self.mountpoint = mountpoint
+        self.path = root.path
+        self.mode_reason = "the kernel has not begun yet"  # why cached files do not go by passthrough; "" if they do
+        self.readahead_bytes = 0
+        self.is_ending = False  # by our own hand
+        self.agreed: asyncio.Future[Agreement] = asyncio.get_running_loop().create_future()
+        self._fs = fs
+        self._cache_folders = [str(folder) for folder in cache_folders]
+        self._device = Device(fd)
+        self._notifier = Notifier(fd)
+        self.operations = Operations(fs, self._device, root, Owner(os.getuid(), os.getgid()))
+        handlers = self.operations.handlers() | {abi.Opcode.INIT: self._init}
+        self.server = Server(self._device, handlers, clock, lambda: on_end(self))
+
+    @property
+    def agreement(self) -> Agreement:
+        """What the kernel agreed to; once `agreed` is done."""
+        return self.agreed.result()
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._fs.on_change.append(self._changed)
+        self._fs.cache.on_drop.append(self.operations.backing.drop)
+        self.server.start()
+
+    def _init(self, request: Request) -> Answer:
+        offered = wire.parse_init(request.body)
+        if offered.major > abi.MAJOR:  # the kernel then asks again, in our version
+            return wire.pack_init(
+                offered._replace(minor=abi.MINOR), flags=0, max_pages=1, max_background=1, stack_depth=0
+            )
+        try:
+            agreement = agree(offered)
+        except OSError as error:
+            self.agreed.set_exception(error)
+            raise
+        self.agreed.set_result(agreement)
+        return wire.pack_init(
+            offered,
+            flags=agreement.flags,
+            max_pages=agreement.max_read_bytes // wire.BLOCK_BYTES,
+            max_background=MAX_BACKGROUND,
+            stack_depth=max(map(_stack_depth, self._cache_folders), default=1) if agreement.passthrough else 0,
+        )
+
+    def try_passthrough(self) -> None:
+        """Use passthrough if the kernel takes files of every cache folder."""
+        self.mode_reason = self._passthrough_refusal()
+        self.operations.passthrough = not self.mode_reason
+
+    def _passthrough_refusal(self) -> str:
+        if not self.agreement.passthrough:
+            return "the kernel has no passthrough (Linux 6.9 or newer has)"
+        for folder in self._cache_folders:
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                try:
+                    self._device.close_backing(self._device.open_backing(probe.fileno()))
+                except PermissionError:
+                    return "the daemon lacks CAP_SYS_ADMIN"
+                except OSError as error:
+                    return f"the kernel refuses files of {folder}: {error.strerror}"
+        return ""
+
+    def _changed(self, path: str, below: bool) -> None:
+        expire_only = self.agreement.expire_only
+        for ino, name in self.operations.nodes.known_names(path, below=below):
+            self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=expire_only))
+
+    async def close(self) -> None:
+        """End, once the mount is gone or going: what still waits is answered, open files are given back."""
+        with contextlib.suppress(ValueError):
+            self._fs.on_change.remove(self._changed)
+            self._fs.cache.on_drop.remove(self.operations.backing.drop)
+        await self.server.stop()
+        self.operations.close()
+        await asyncio.to_thread(self._notifier.close)
+        self._device.close()
+        if not self.agreed.done():
+            self.agreed.cancel()
+
+
+def _stack_depth(folder: str) -> int:
+    """How many stacked file systems a cache file lies in, our mount included (`max_stack_depth` of FUSE_INIT)."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs; its first field is the type, a long
+    if _libc.statfs(os.fsencode(folder), buffer) != 0:
+        return 1
+    return 2 if ctypes.c_long.from_buffer(buffer).value == _OVERLAYFS_MAGIC else 1

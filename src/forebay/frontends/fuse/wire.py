@@ -1,0 +1,200 @@
+"""Bytes of the FUSE protocol to requests, and answers to bytes.  Pure.
+
+A request that is shorter than its opcode needs raises ValueError; nothing is ever read past its end.
+"""
+
+import struct
+from typing import NamedTuple
+
+from forebay.frontends.fuse import abi
+from forebay.vfs.entries import Entry, FileEntry
+
+BLOCK_BYTES = 4096
+FILE_MODE, FOLDER_MODE = 0o100_644, 0o040_755  # copies made with `cp -r` and `rsync -a` stay writable
+VALID_S_MAX = 86_400.0  # times to live of names end somewhere: a day is as good as for ever
+SECTOR_BYTES = 512  # st_blocks counts in these, whatever the block size (stat(2))
+
+_RESERVED = bytes(abi.ENTRY_OUT.size + abi.ATTR.size)  # "." and "..": the kernel knows them
+
+
+class Request(NamedTuple):
+    """One request of the kernel."""
+
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int  # the thread that waits; 0 if it lives in another pid namespace
+    body: memoryview  # valid until the next request is read
+
+
+class InitIn(NamedTuple):
+    """What the kernel offers."""
+
+    major: int
+    minor: int
+    max_readahead: int
+    flags: int
+
+
+class ReadIn(NamedTuple):
+    """Arguments of READ, READDIR and READDIRPLUS."""
+
+    fh: int
+    offset: int
+    size: int
+
+
+class Owner(NamedTuple):
+    """Whose files they are shown as."""
+
+    uid: int
+    gid: int
+
+
+def parse_request(data: memoryview) -> Request:
+    """The request in `data`, which is what one read(2) of the device gave."""
+    if len(data) < abi.IN_HEADER.size:
+        raise ValueError(f"a request of {len(data)} bytes has no header")
+    length, opcode, unique, nodeid, uid, gid, pid, extensions, _ = abi.IN_HEADER.unpack_from(data)
+    if length != len(data):
+        raise ValueError(f"a request of {len(data)} bytes says it has {length}")
+    stop = length - 8 * extensions
+    if stop < abi.IN_HEADER.size:
+        raise ValueError("the extensions of a request are longer than it")
+    return Request(opcode, unique, nodeid, uid, gid, pid, data[abi.IN_HEADER.size : stop])
+
+
+def unpack(layout: struct.Struct, body: memoryview) -> tuple[int, ...]:
+    """The fields at the begin of a request's body."""
+    if len(body) < layout.size:
+        raise ValueError(f"{len(body)} bytes where {layout.size} are needed")
+    return layout.unpack_from(body)
+
+
+def parse_name(body: memoryview) -> str:
+    """The NUL-terminated name that makes up a body; undecodable bytes become surrogate escapes."""
+    raw = bytes(body)
+    stop = raw.find(b"\0")
+    if stop < 0:
+        raise ValueError("a name without its end")
+    return raw[:stop].decode("utf-8", "surrogateescape")
+
+
+def parse_init(body: memoryview) -> InitIn:
+    """What the kernel offers; its 64 flags in one number."""
+    if len(body) >= abi.INIT_IN_EXT.size:
+        major, minor, max_readahead, flags, flags2 = abi.INIT_IN_EXT.unpack_from(body)
+        if flags & abi.Init.INIT_EXT:
+            flags |= flags2 << 32
+        return InitIn(major, minor, max_readahead, flags)
+    major, minor, max_readahead, flags = unpack(abi.INIT_IN, body)
+    return InitIn(major, minor, max_readahead, flags)
+
+
+def parse_read(body: memoryview) -> ReadIn:
+    """Handle, offset and size of a READ, READDIR or READDIRPLUS."""
+    fh, offset, size, *_ = unpack(abi.READ_IN, body)
+    return ReadIn(fh, offset, size)
+
+
+def parse_batch_forget(body: memoryview) -> list[tuple[int, int]]:
+    """Pairs of node id and number of lookups to take back."""
+    count, _ = unpack(abi.BATCH_FORGET_IN, body)
+    pairs = body[abi.BATCH_FORGET_IN.size :]
+    if len(pairs) < count * abi.FORGET_ONE.size:
+        raise ValueError(f"{count} nodes to forget in {len(pairs)} bytes")
+    return list(abi.FORGET_ONE.iter_unpack(pairs[: count * abi.FORGET_ONE.size]))
+
+
+def pack_reply(unique: int, payload_bytes: int) -> bytes:
+    """The header of a good answer."""
+    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + payload_bytes, 0, unique)
+
+
+def pack_error(unique: int, errno: int) -> bytes:
+    """A whole answer that says what went wrong; `errno` is positive, 0 means an empty success."""
+    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno, unique)
+
+
+def pack_init(offered: InitIn, *, flags: int, max_pages: int, max_background: int, stack_depth: int) -> bytes:
+    """Our side of the agreement."""
+    minor = min(abi.MINOR, offered.minor)
+    return abi.INIT_OUT.pack(
+        abi.MAJOR,
+        minor,
+        max_pages * BLOCK_BYTES,
+        flags & 0xFFFFFFFF,
+        max_background,
+        max_background * 3 // 4,
+        BLOCK_BYTES,
+        1,
+        max_pages,
+        0,
+        flags >> 32,
+        stack_depth,
+        0,
+    )
+
+
+def pack_attr(ino: int, entry: Entry, owner: Owner) -> bytes:
+    """`struct fuse_attr` of a file or folder."""
+    seconds, nanoseconds = divmod(max(0, entry.mtime_ns), 1_000_000_000)
+    if isinstance(entry, FileEntry):
+        size, mode, links = entry.size, FILE_MODE, 1
+    else:
+        size, mode, links = 0, FOLDER_MODE, 1  # as btrfs: nothing is said of subfolders, find(1) looks itself
+    blocks = -(-size // SECTOR_BYTES)
+    return abi.ATTR.pack(
+        ino, size, blocks, seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds,
+        mode, links, owner.uid, owner.gid, 0, BLOCK_BYTES, 0,
+    )  # fmt: skip
+
+
+def pack_entry(ino: int, attr: bytes, ttl_s: float) -> bytes:
+    """`struct fuse_entry_out`: the name is good for `ttl_s`; attributes are of one version and good for ever."""
+    seconds, nanoseconds = _valid(ttl_s)
+    return abi.ENTRY_OUT.pack(ino, 0, seconds, int(VALID_S_MAX), nanoseconds, 0) + attr
+
+
+def pack_absence(ttl_s: float) -> bytes:
+    """An entry that says that there is none, for `ttl_s`."""
+    seconds, nanoseconds = _valid(ttl_s)
+    return abi.ENTRY_OUT.pack(0, 0, seconds, 0, nanoseconds, 0) + bytes(abi.ATTR.size)
+
+
+def _valid(ttl_s: float) -> tuple[int, int]:
+    seconds, fraction = divmod(min(max(ttl_s, 0.0), VALID_S_MAX), 1)
+    return int(seconds), int(fraction * 1e9)
+
+
+def pack_attr_out(attr: bytes) -> bytes:
+    """`struct fuse_attr_out`."""
+    return abi.ATTR_OUT.pack(int(VALID_S_MAX), 0, 0) + attr
+
+
+def pack_statfs(capacity_bytes: int, free_bytes: int, names: int) -> bytes:
+    """`struct fuse_statfs_out` of a cache that size."""
+    free = free_bytes // BLOCK_BYTES
+    return abi.STATFS_OUT.pack(capacity_bytes // BLOCK_BYTES, free, free, names, 0, BLOCK_BYTES, 255, BLOCK_BYTES, 0)
+
+
+def pack_dirent(name: bytes, ino: int, cookie: int, is_folder: bool) -> bytes:
+    """One entry of READDIR; `cookie` is the offset from which the next READDIR goes on."""
+    kind = abi.DT_DIR if is_folder else abi.DT_REG
+    return abi.DIRENT.pack(ino, cookie, len(name), kind) + name + bytes(-len(name) % 8)
+
+
+def pack_direntplus(name: bytes, ino: int, cookie: int, is_folder: bool, entry: bytes = _RESERVED) -> bytes:
+    """One entry of READDIRPLUS: `entry` is what LOOKUP would answer."""
+    return entry + pack_dirent(name, ino, cookie, is_folder)
+
+
+def pack_inval_entry(parent: int, name: str, *, expire_only: bool) -> bytes:
+    """A whole message: the kernel shall ask for that name again."""
+    raw = name.encode("utf-8", "surrogateescape")
+    length = abi.OUT_HEADER.size + abi.INVAL_ENTRY_OUT.size + len(raw) + 1
+    flags = abi.EXPIRE_ONLY if expire_only else 0
+    header = abi.OUT_HEADER.pack(length, abi.Notify.INVAL_ENTRY, 0)
+    return header + abi.INVAL_ENTRY_OUT.pack(parent, len(raw), flags) + raw + b"\0"
