@@ -115,7 +115,7 @@ async def _mount_by_helper(mountpoint: str, path: str) -> int:
         )
         _, told = await process.communicate()
         if process.returncode != 0:
-            reason = told.decode(errors="replace").strip().removeprefix("fusermount3: ")
+            reason = told.decode(errors="replace").strip().rpartition("fusermount3: ")[2]
             raise Denied(f"cannot mount on {mountpoint}: {reason or 'fusermount3 failed'}", path=mountpoint)
         ours.setblocking(False)  # the helper has ended: what it sent is here
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)

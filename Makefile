@@ -1,0 +1,57 @@
+# Forebay's commands.  Each one sets up what it needs: a virtual environment in .venv and, as root on Debian or
+# Ubuntu, the package fuse3.  Nothing is installed outside of these.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := src tests bench demo
+
+.PHONY: help setup check test demo bench format clean
+
+help:
+	@echo "make demo    set up and run the walk-through: a real S3 server, a mount, a training, a table of results"
+	@echo "make test    set up, check and run every test"
+	@echo "make check   formatting, lint, types"
+	@echo "make bench   measure against the bare kernel, bare clients and rivals; write bench/results/"
+
+setup: $(VENV)/.dev fuse
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+# fusermount3, with which a user who is not root mounts; root needs no more than the kernel.
+.PHONY: fuse
+fuse:
+	@command -v fusermount3 >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fuse3 >/dev/null; \
+	  else echo "fusermount3 is missing: sudo apt-get install fuse3" >&2; fi; }
+
+check: setup
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest
+
+demo: $(VENV)/.demo fuse
+	$(BIN)/python demo/run.py
+
+bench: $(VENV)/.demo $(VENV)/.dev fuse
+	$(BIN)/python bench/run.py
+
+format: setup
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean:
+	rm -rf $(VENV) build dist demo/out .mypy_cache .pytest_cache .ruff_cache .hypothesis

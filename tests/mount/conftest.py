@@ -1,0 +1,100 @@
+"""A daemon, a store and a real kernel mount; the mount is read by child processes only, as the kernel demands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay.testing.daemons import RunForebay
+from forebay.testing.seaweed import SeaweedS3
+
+Child = Callable[..., "subprocess.CompletedProcess[bytes]"]
+CHILD_WAIT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def device() -> None:
+    """Without /dev/fuse nothing here can be true, so nothing here passes."""
+    assert os.access("/dev/fuse", os.R_OK | os.W_OK), (
+        "these tests need /dev/fuse: modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN"
+    )
+
+
+@pytest.fixture
+def child() -> Child:
+    """Run Python code in a child: `child("print(open(argv[1]).read())", path)`; it must end well."""
+
+    def run(code: str, *words: str | Path, fails: bool = False) -> "subprocess.CompletedProcess[bytes]":
+        code = f"import os, sys, errno\nfrom sys import argv\n{code}"
+        command = [sys.executable, "-c", code, *map(str, words)]
+        ran = subprocess.run(command, capture_output=True, timeout=CHILD_WAIT_S, check=False)
+        assert fails or ran.returncode == 0, ran.stderr.decode()
+        return ran
+
+    return run
+
+
+@pytest.fixture
+def folder(forebay_home: Path) -> Path:
+    """A local folder that serves as a store."""
+    folder = forebay_home.parent / "store"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def mnt(forebay_home: Path) -> Path:
+    """An empty folder to mount on."""
+    mnt = forebay_home.parent / "mnt"
+    mnt.mkdir()
+    return mnt
+
+
+@pytest.fixture
+def mounted(forebay: RunForebay, folder: Path, mnt: Path) -> Callable[..., Path]:
+    """Mount the folder at /data and /data at `mnt`; give the local path of the data."""
+
+    def mount(*options: str) -> Path:
+        ran = forebay("fs", "mount", "/data", f"file://{folder}", *options)
+        assert ran.code == 0, ran.err
+        ran = forebay("fuse", "mount", str(mnt), "/data")
+        assert ran.code == 0, ran.err
+        return mnt
+
+    return mount
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
+    """A real S3 server."""
+    with SeaweedS3(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+class Reader:
+    """A child that runs Python code and talks by lines; it is gone at the end of its `with`."""
+
+    def __init__(self, code: str, *words: str | Path) -> None:
+        command = [sys.executable, "-c", f"import os, sys\nfrom sys import argv\n{code}", *map(str, words)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> str:
+        """The next line that it writes."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().removesuffix("\n")
+
+    def end(self, told: bytes = b"\n") -> str:
+        """Write to it, and return the rest of what it writes; it must end well."""
+        out, err = self.process.communicate(told, timeout=CHILD_WAIT_S)
+        assert self.process.returncode == 0, err.decode()
+        return out.decode()

@@ -1,0 +1,90 @@
+"""A store that hangs or is away, behind a real mount: right errnos in time, no hang, and it works again afterwards."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay.config.settings import Settings
+from forebay.stores.registry import open_store
+from forebay.testing.daemons import RunForebay
+from forebay.testing.seaweed import SeaweedS3
+from forebay.testing.slowproxy import SlowProxy
+from mount.conftest import Child, Reader
+
+READ = "sys.stdout.buffer.write(open(argv[1], 'rb').read())"
+SLOW = "print('begun', flush=True); open(argv[1], 'rb').read()"
+DEADLINE_S = "2"
+
+
+@pytest.fixture
+def proxy(s3: SeaweedS3) -> Iterator[SlowProxy]:
+    """The way to the store, which a test can stop and cut."""
+    with SlowProxy(s3.port, rtt_ms=1, mbps=0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def far(
+    s3: SeaweedS3, proxy: SlowProxy, forebay: RunForebay, mnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """`one` and `two` of 100 kB in a bucket behind the proxy, mounted; a request has 2 seconds."""
+    monkeypatch.setenv("FOREBAY_STORE_DEADLINE_S", DEADLINE_S)
+    s3.make_bucket("far")
+    keys = {"s3a.accessKeyId": s3.access_key, "s3a.secretKey": s3.secret_key}
+    store, _ = open_store("s3://far/", keys | {"s3.endpoint": s3.endpoint}, settings=Settings(home=tmp_path))
+    for name in ("one", "two"):
+        await store.put(name, name.encode() * 33_000)
+    await store.close()
+    pairs = [f"{key}={value}" for key, value in (keys | {"s3.endpoint": proxy.endpoint}).items()]
+    words = [word for pair in pairs for word in ("--option", pair)]
+    assert forebay("fs", "mount", "/far", "s3://far/", *words).code == 0
+    assert forebay("fuse", "mount", str(mnt), "/far").code == 0
+    return mnt
+
+
+def test_a_store_that_hangs_is_an_error_within_the_deadline_and_then_reads_again(
+    far: Path, proxy: SlowProxy, child: Child
+) -> None:
+    child("os.listdir(argv[1])", far)
+    os.kill(proxy.pid, signal.SIGSTOP)
+    code = """
+try: open(argv[1], 'rb').read()
+except OSError as error: print(errno.errorcode[error.errno])
+"""
+    assert child(code, far / "one").stdout in (b"ETIMEDOUT\n", b"EIO\n")
+    os.kill(proxy.pid, signal.SIGCONT)
+    assert child(READ, far / "one").stdout == b"one" * 33_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_reader_that_waits_for_a_hanging_store_can_be_stopped(
+    far: Path, proxy: SlowProxy, child: Child, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child("os.listdir(argv[1])", far)
+    os.kill(proxy.pid, signal.SIGSTOP)
+    with Reader(SLOW, far / "two") as reader:
+        assert reader.line() == "begun"
+        while _state(reader.process.pid) not in "SD":  # until it sleeps in read(2)
+            pass
+        reader.process.send_signal(number)
+        assert reader.process.wait(timeout=1.5) != 0, "it ends before the deadline of the read"
+    os.kill(proxy.pid, signal.SIGCONT)
+    assert child(READ, far / "two").stdout == b"two" * 33_000
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_what_is_cached_reads_while_the_store_is_away(
+    far: Path, proxy: SlowProxy, forebay: RunForebay, child: Child
+) -> None:
+    assert forebay("fs", "load", "/far").code == 0
+    proxy.stop()
+    for name in ("one", "two"):
+        assert child(READ, far / name).stdout == name.encode() * 33_000
+    failed = forebay("fs", "mount", "/again", "s3://far/", "--option", f"s3.endpoint={proxy.endpoint}")
+    assert failed.code == 1

@@ -1,0 +1,332 @@
+"""Every opcode as bytes: what comes in, what goes out, and that each request gets exactly one answer."""
+
+import asyncio
+import errno
+import os
+
+import pytest
+
+from forebay.errors import Unavailable
+from forebay.frontends.fuse import abi, wire
+from forebay.frontends.fuse.abi import Opcode
+from forebay.vfs.entries import FileEntry
+from fuse.conftest import Kernel, names_of, u32
+
+FORGET = bytes.fromhex(
+    "30000000 02000000"  # len 48, opcode FORGET
+    "0100000000000000"  # unique
+    "2a00000000000000"  # nodeid
+    "e8030000 e8030000 39050000"  # uid, gid, pid
+    "0000 0000"  # total_extlen, padding
+    "0300000000000000"  # nlookup
+)
+NO_ANSWER = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
+CHANGES = [
+    Opcode.SETATTR, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME,
+    Opcode.RENAME2, Opcode.LINK, Opcode.WRITE, Opcode.SETXATTR, Opcode.REMOVEXATTR, Opcode.CREATE, Opcode.FALLOCATE,
+    Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.TMPFILE,
+]  # fmt: skip
+UNKNOWN = [Opcode.POLL, Opcode.BMAP, Opcode.STATX, Opcode.SETUPMAPPING, Opcode.REMOVEMAPPING, Opcode.GETLK, 99, 4096]
+
+
+def test_layouts_have_the_sizes_of_the_kernel_header() -> None:
+    sizes = {
+        abi.IN_HEADER: 40, abi.OUT_HEADER: 16, abi.ATTR: 88, abi.ENTRY_OUT: 40, abi.ATTR_OUT: 16, abi.OPEN_OUT: 16,
+        abi.RELEASE_IN: 24, abi.READ_IN: 40, abi.STATFS_OUT: 80, abi.LSEEK_IN: 24, abi.DIRENT: 24, abi.INIT_IN: 16,
+        abi.INIT_IN_EXT: 64, abi.INIT_OUT: 64, abi.INVAL_INODE_OUT: 24, abi.INVAL_ENTRY_OUT: 16, abi.BACKING_MAP: 16,
+    }  # fmt: skip
+    assert {layout.format: layout.size for layout in sizes} == {layout.format: size for layout, size in sizes.items()}
+    assert (abi.DEV_IOC_BACKING_OPEN, abi.DEV_IOC_BACKING_CLOSE) == (0x4010E501, 0x4004E502)
+
+
+def test_a_request_is_parsed_field_by_field() -> None:
+    request = wire.parse_request(memoryview(FORGET))
+    assert request[:6] == (Opcode.FORGET, 1, 42, 1000, 1000, 1337)
+    assert wire.unpack(abi.FORGET_IN, request.body) == (3,)
+
+
+@pytest.mark.parametrize("cut", range(len(FORGET)))
+def test_a_cut_request_is_refused_and_never_read_past_its_end(cut: int) -> None:
+    with pytest.raises(ValueError, match="request of"):
+        wire.parse_request(memoryview(FORGET[:cut]))
+
+
+async def test_a_cut_request_with_a_sender_is_answered(kernel: Kernel) -> None:
+    kernel.server.serve(memoryview(FORGET[:24]))
+    kernel.server.serve(memoryview(FORGET[:8]))  # nobody to answer
+    assert kernel.device.answers == [(1, errno.EINVAL, b"")]
+
+
+@pytest.mark.parametrize("opcode", sorted(set(range(1, 60)) - NO_ANSWER))
+@pytest.mark.parametrize("body", [b"", b"\xff", b"\xff" * 7, b"\xff" * 200, bytes(200)], ids=len)
+async def test_a_hostile_body_gets_one_answer(kernel: Kernel, opcode: int, body: bytes) -> None:
+    for node in (1, 2, 2**64 - 1):
+        await kernel.ask(opcode, node, body)
+    assert await kernel.lookup(b"a")  # the server lives
+
+
+@pytest.mark.parametrize("opcode", sorted(NO_ANSWER))
+@pytest.mark.parametrize("body", [b"", b"\xff" * 200], ids=len)
+async def test_a_hostile_message_without_answer_does_no_harm(kernel: Kernel, opcode: int, body: bytes) -> None:
+    kernel.send(opcode, 7, body)
+    assert all(error == errno.EINVAL for _, error, _ in kernel.device.answers)
+    assert await kernel.lookup(b"a")
+
+
+@pytest.mark.parametrize("opcode", CHANGES)
+async def test_whatever_changes_something_is_refused_as_read_only(kernel: Kernel, opcode: int) -> None:
+    assert await kernel.ask(opcode, 1, bytes(200)) == (errno.EROFS, b"")
+
+
+@pytest.mark.parametrize("opcode", UNKNOWN)
+async def test_what_is_not_served_says_so(kernel: Kernel, opcode: int) -> None:
+    assert await kernel.ask(opcode, 1, bytes(200)) == (errno.ENOSYS, b"")
+
+
+@pytest.mark.parametrize("opcode", [Opcode.FLUSH, Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY])
+async def test_what_needs_no_work_is_done_at_once(kernel: Kernel, opcode: int) -> None:
+    assert await kernel.ask(opcode, 1, bytes(64)) == (0, b"")
+
+
+async def test_no_file_is_a_terminal_and_none_a_link(kernel: Kernel) -> None:
+    assert await kernel.ask(Opcode.IOCTL, 1, bytes(32)) == (errno.ENOTTY, b"")
+    assert await kernel.ask(Opcode.READLINK) == (errno.EINVAL, b"")
+
+
+# ---------------------------------------------------------------- names
+
+
+async def test_a_lookup_tells_size_mode_owner_and_time(kernel: Kernel) -> None:
+    _, payload = await kernel.ask(Opcode.LOOKUP, 1, b"a\0")
+    ino, size, blocks, _, mtime, _, _, nsec, _, mode, links, uid, gid, *_ = abi.ATTR.unpack_from(
+        payload, abi.ENTRY_OUT.size
+    )
+    entry = await kernel.fs.stat("/m/a")
+    assert isinstance(entry, FileEntry)
+    assert (size, blocks, mode, links, uid, gid) == (3, 1, 0o100644, 1, 1000, 1001)
+    assert mtime * 10**9 + nsec == entry.mtime_ns
+    assert await kernel.ask(Opcode.GETATTR, ino, bytes(16)) == (0, payload[24:32] + bytes(8) + payload[40:])
+
+
+async def test_an_absence_is_cached_by_the_kernel(kernel: Kernel) -> None:
+    error, payload = await kernel.ask(Opcode.LOOKUP, 1, b"nothing\0")
+    ino, _, valid_s, *_ = abi.ENTRY_OUT.unpack_from(payload)
+    assert (error, ino) == (0, 0)
+    assert 0 < valid_s <= 60
+
+
+async def test_a_name_that_is_too_long_says_so(kernel: Kernel) -> None:
+    assert await kernel.ask(Opcode.LOOKUP, 1, b"n" * 256 + b"\0") == (errno.ENAMETOOLONG, b"")
+
+
+async def test_a_node_that_was_forgotten_is_stale(kernel: Kernel) -> None:
+    ino = await kernel.lookup(b"a")
+    assert await kernel.lookup(b"a") == ino
+    kernel.send(Opcode.FORGET, ino, abi.FORGET_IN.pack(1))
+    assert (await kernel.ask(Opcode.GETATTR, ino, bytes(16)))[0] == 0
+    kernel.send(Opcode.BATCH_FORGET, 0, u32(1, 0) + abi.FORGET_ONE.pack(ino, 1))
+    assert await kernel.ask(Opcode.GETATTR, ino, bytes(16)) == (errno.ESTALE, b"")
+
+
+async def test_a_changed_file_is_another_node_and_the_old_one_stays_what_it_was(kernel: Kernel) -> None:
+    old = await kernel.lookup(b"a")
+    handle, *_ = await kernel.open(old)
+    assert await kernel.read(handle, 0, 10) == (0, b"one")
+    await kernel.store.put("a", b"other")
+    await kernel.fs.refresh("/m")
+    new = await kernel.lookup(b"a")
+    assert new != old
+    assert await kernel.read(handle, 0, 10) == (0, b"one")
+    fresh, *_ = await kernel.open(new)
+    assert await kernel.read(fresh, 0, 10) == (0, b"other")
+
+
+async def test_access_is_for_reading(kernel: Kernel) -> None:
+    assert await kernel.ask(Opcode.ACCESS, 1, u32(os.R_OK | os.X_OK, 0)) == (0, b"")
+    assert await kernel.ask(Opcode.ACCESS, 1, u32(os.W_OK, 0)) == (errno.EROFS, b"")
+
+
+# ---------------------------------------------------------------- files
+
+
+async def test_a_read_ends_where_the_file_ends(kernel: Kernel) -> None:
+    handle, flags, _ = await kernel.open(await kernel.lookup(b"a"))
+    assert flags & abi.Open.KEEP_CACHE
+    assert await kernel.read(handle, 1, 100) == (0, b"ne")
+    assert await kernel.read(handle, 3, 100) == (0, b"")
+    await kernel.release(handle)
+    assert await kernel.read(handle, 0, 1) == (errno.EBADF, b"")
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_TRUNC, os.O_RDONLY | os.O_APPEND])
+async def test_an_open_for_writing_is_refused_as_read_only(kernel: Kernel, flags: int) -> None:
+    node = await kernel.lookup(b"a")
+    assert await kernel.ask(Opcode.OPEN, node, abi.OPEN_IN.pack(flags, 0)) == (errno.EROFS, b"")
+
+
+async def test_files_and_folders_are_not_confused(kernel: Kernel) -> None:
+    assert await kernel.ask(Opcode.OPEN, 1, bytes(8)) == (errno.EISDIR, b"")
+    assert await kernel.ask(Opcode.OPENDIR, await kernel.lookup(b"a"), bytes(8)) == (errno.ENOTDIR, b"")
+
+
+async def test_a_complete_file_goes_by_passthrough_and_is_registered_once(kernel: Kernel) -> None:
+    kernel.operations.passthrough = True
+    entry = await kernel.fs.stat("/m/a")
+    assert isinstance(entry, FileEntry)
+    await kernel.fs.fetch(entry)
+    node = await kernel.lookup(b"a")
+    one, flags, backing = await kernel.open(node)
+    two, _, again = await kernel.open(node)
+    assert flags & abi.Open.PASSTHROUGH
+    await kernel.release(one)
+    await kernel.release(two)
+    _, _, later = await kernel.open(node)
+    assert backing == again == later
+    assert kernel.device.registered == [backing]
+
+
+async def test_a_file_that_is_open_through_the_page_cache_stays_so_until_it_is_closed(kernel: Kernel) -> None:
+    kernel.operations.passthrough = True
+    node = await kernel.lookup(b"a")
+    cold, flags, _ = await kernel.open(node)
+    assert not flags & abi.Open.PASSTHROUGH
+    assert await kernel.read(cold, 0, 3) == (0, b"one")  # complete from here on
+    _, still, _ = await kernel.open(node)
+    assert not still & abi.Open.PASSTHROUGH, "the kernel answers mixed modes of one node with EIO"
+
+
+async def test_a_file_that_the_cache_deletes_is_taken_back_from_the_kernel(kernel: Kernel) -> None:
+    kernel.fs.cache.on_drop.append(kernel.operations.backing.drop)
+    kernel.operations.passthrough = True
+    entry = await kernel.fs.stat("/m/a")
+    assert isinstance(entry, FileEntry)
+    await kernel.fs.fetch(entry)
+    handle, _, backing = await kernel.open(await kernel.lookup(b"a"))
+    await kernel.fs.free("/m")
+    assert kernel.device.taken_back == [], "it is open"
+    await kernel.release(handle)
+    await kernel.fs.free("/m")
+    assert kernel.device.taken_back == [backing]
+
+
+async def test_a_store_that_fails_is_an_errno_for_that_request_alone(kernel: Kernel) -> None:
+    handle, *_ = await kernel.open(await kernel.lookup(b"a"))
+    await kernel.store.delete("a")
+    assert await kernel.read(handle, 0, 3) == (errno.ESTALE, b"")
+    assert await kernel.lookup(b"big")
+
+
+async def test_seeking_for_data_and_holes_finds_none(kernel: Kernel) -> None:
+    handle, *_ = await kernel.open(await kernel.lookup(b"a"))
+
+    async def seek(offset: int, whence: int) -> tuple[int, bytes]:
+        return await kernel.ask(Opcode.LSEEK, 1, abi.LSEEK_IN.pack(handle, offset, whence, 0))
+
+    assert await seek(1, os.SEEK_DATA) == (0, abi.LSEEK_OUT.pack(1))
+    assert await seek(1, os.SEEK_HOLE) == (0, abi.LSEEK_OUT.pack(3))
+    assert await seek(3, os.SEEK_DATA) == (errno.ENXIO, b"")
+    assert await seek(0, os.SEEK_END) == (errno.EINVAL, b"")
+
+
+# ---------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize("plus", [False, True])
+@pytest.mark.parametrize("room", [200, 4096])
+async def test_a_folder_is_read_piece_by_piece_and_each_name_comes_once(kernel: Kernel, plus: bool, room: int) -> None:
+    _, payload = await kernel.ask(Opcode.OPENDIR, 1, bytes(8))
+    fh, *_ = abi.OPEN_OUT.unpack(payload)
+    opcode = Opcode.READDIRPLUS if plus else Opcode.READDIR
+    names: list[bytes] = []
+    cookie = 0
+    while True:
+        error, payload = await kernel.read(fh, cookie, room, opcode)
+        assert error == 0
+        assert len(payload) <= room
+        if not payload:
+            break
+        found = names_of(payload, plus=plus)
+        names += [name for name, _ in found]
+        cookie = found[-1][1]
+    assert names == [b".", b"..", b"a", b"big", b"d", b"empty"]
+    assert len(kernel.operations.nodes) == (5 if plus else 1), "only READDIRPLUS counts as lookups"
+
+
+async def test_a_folder_that_cannot_be_listed_is_an_error(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(path: str) -> None:
+        raise Unavailable("down")
+
+    monkeypatch.setattr(kernel.fs, "open_folder", fail)
+    assert await kernel.ask(Opcode.OPENDIR, 1, bytes(8)) == (errno.EIO, b"")
+
+
+# ---------------------------------------------------------------- about
+
+
+async def test_extended_attributes_tell_where_a_file_comes_from(kernel: Kernel) -> None:
+    node = await kernel.lookup(b"a")
+    names = b"user.forebay.url\0user.forebay.version\0user.forebay.cached_bytes\0"
+    assert await kernel.ask(Opcode.LISTXATTR, node, u32(1000, 0)) == (0, names)
+    assert await kernel.ask(Opcode.LISTXATTR, node, u32(0, 0)) == (0, u32(len(names), 0))
+    assert await kernel.ask(Opcode.LISTXATTR, node, u32(5, 0)) == (errno.ERANGE, b"")
+    assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"user.forebay.url\0") == (0, b"mem://test/a")
+    assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"user.forebay.cached_bytes\0") == (0, b"0")
+    assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"security.capability\0") == (errno.ENODATA, b"")
+    assert await kernel.ask(Opcode.GETXATTR, 1, u32(99, 0) + b"user.forebay.url\0") == (errno.ENODATA, b"")
+
+
+async def test_statfs_shows_the_cache(kernel: Kernel) -> None:
+    _, payload = await kernel.ask(Opcode.STATFS)
+    blocks, free, *_ = abi.STATFS_OUT.unpack(payload)
+    assert 0 < free <= blocks
+
+
+# ---------------------------------------------------------------- waiting and going away
+
+
+async def test_a_caller_that_was_told_to_stop_is_let_go(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forever = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([forever]))
+    kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6)
+    await asyncio.sleep(0)
+    kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(999))  # of a request answered long ago
+    kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(6))
+    await asyncio.sleep(0.01)
+    assert kernel.device.answers == [(6, errno.EINTR, b"")]
+
+
+async def test_a_signal_that_means_nothing_does_not_fail_a_read(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([ready]))
+    kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6, pid=os.getpid())  # no stop signal waits for this process
+    await asyncio.sleep(0)
+    kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(6), pid=os.getpid())
+    await asyncio.sleep(0.01)
+    assert kernel.device.answers == []
+    ready.set_result(None)
+    await asyncio.sleep(0.01)
+    assert [error for _, error, _ in kernel.device.answers] == [0]
+
+
+async def test_what_still_waits_is_answered_when_the_server_stops(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forever = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([forever]))
+    kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6)  # not even begun when the server stops
+    await kernel.server.stop()
+    assert kernel.device.answers == [(6, errno.EINTR, b"")]
+
+
+async def test_a_bug_in_a_handler_is_an_io_error_and_the_mount_lives(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.fs, "peek", broken)
+        assert await kernel.ask(Opcode.LOOKUP, 1, b"a\0") == (errno.EIO, b"")
+    assert await kernel.lookup(b"a")
