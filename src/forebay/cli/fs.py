@@ -166,7 +166,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List a folder."""
-    query = {"path": path, "recursive": int(recursive)}
+    query: dict[str, str | int] = {"path": path, "recursive": int(recursive)}
     hidden = Hidden()
     entries = hidden.strain(connect(context).stream("GET", "/v1/fs/list", query=query))
     if as_json:

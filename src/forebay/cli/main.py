@@ -19,6 +19,12 @@ from forebay.cli.session import Session, session_of
 from forebay.cli.words import Misuse
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        put(f"forebay {__version__}")
+        raise typer.Exit
+
+
 def _set_up(
     context: typer.Context,
     home: Annotated[
@@ -28,11 +34,10 @@ def _set_up(
         list[str] | None, typer.Option("--set", help="A setting for this run, repeatable.", metavar="NAME=VALUE")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code a failure arose.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    if version:
-        put(f"forebay {__version__}")
-        raise typer.Exit
     session = session_of(context)
     session.debug = debug
     if home is not None:

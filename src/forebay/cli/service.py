@@ -2,8 +2,10 @@
 
 import os
 import platform
+import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,12 +25,12 @@ from forebay.cli.output import (
 from forebay.cli.session import connect, find_daemon, session_of
 from forebay.cli.words import AsJson, example
 from forebay.config.explain import explain
-from forebay.daemon.main import serve
+from forebay.daemon.starter import command_line, is_running
 from forebay.errors import Busy, Invalid
 from forebay.units import format_size
 
 NOT_RUNNING = 3  # exit code of `status`, as of systemctl(1)
-STOP_WAIT_S = 60.0  # the daemon drains running requests, each of which has a deadline
+STOP_WAIT_S = 75.0  # the daemon drains running requests, each of which has a deadline
 STOP_LOOK_S = 0.05  # between two looks at whether it has gone
 
 
@@ -47,18 +49,14 @@ def stop(context: typer.Context) -> None:
         return
     client, status = found
     client.call("POST", "/v1/stop", {})
-    _wait_for_end(status["pid"])
+    _wait_for_end(session_of(context).settings.home, status["pid"])
     put(f"stopped: pid {status['pid']}")
 
 
-def _wait_for_end(pid: int) -> None:
+def _wait_for_end(home: Path, pid: int) -> None:
     for _ in range(round(STOP_WAIT_S / STOP_LOOK_S)):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if not is_running(home):
             return
-        except PermissionError:
-            pass  # it lives, as another user
         time.sleep(STOP_LOOK_S)
     raise Busy(f"the daemon (pid {pid}) still runs after {STOP_WAIT_S:.0f} s; its log says what it waits for")
 
@@ -108,7 +106,9 @@ def _version_words(version: str) -> str:
 
 def daemon(context: typer.Context) -> None:
     """Run the daemon in the foreground, as a service manager wants it.  Ctrl-C ends it."""
-    raise typer.Exit(serve(session_of(context).settings))
+    words = command_line(session_of(context).settings)
+    sys.stdout.flush()
+    os.execv(words[0], words)  # in our place: signals and exit code are the daemon's own
 
 
 def config(
@@ -123,14 +123,14 @@ def config(
         if not settings:
             raise Invalid(f"there is no setting {name!r}; forebay config lists them")
     if as_json:
-        put_json([asdict(setting) | {"value": str(setting.value)} for setting in settings])
+        put_json([asdict(setting) for setting in settings])
     elif name is not None:
         put_facts({"setting": name, "value": settings[0].value, "from": settings[0].source})
         put()
-        put(" ".join(settings[0].doc.split()))
+        put(settings[0].doc)
     else:
         columns = ("setting", "left"), ("value", "left"), ("from", "left")
-        put_table(columns, [(setting.name, str(setting.value), setting.source) for setting in settings])
+        put_table(columns, [(setting.name, setting.value, setting.source) for setting in settings])
 
 
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:

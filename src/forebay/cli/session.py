@@ -13,10 +13,11 @@ import typer
 from forebay.config.load import load
 from forebay.config.settings import Settings
 from forebay.daemon.client import Client
+from forebay.daemon.home import socket_path
 from forebay.daemon.starter import ensure_daemon
-from forebay.errors import NotFound, Unavailable
+from forebay.errors import Unavailable
 
-SOCKET_NAME = "daemon.sock"
+STATUS_WAIT_S = 15.0  # a daemon that lives answers this in milliseconds
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Session:
     @property
     def socket(self) -> str:
         """Where the daemon listens."""
-        return str(self.settings.home / SOCKET_NAME)
+        return str(socket_path(self.settings.home))
 
 
 def session_of(context: typer.Context) -> Session:
@@ -49,8 +50,8 @@ def connect(context: typer.Context) -> Client:
 
 def find_daemon(session: Session) -> tuple[Client, dict[str, Any]] | None:
     """A client of the running daemon and its status; None if none runs.  Starts nothing."""
-    client = Client(session.settings.home / SOCKET_NAME)
+    client = Client(socket_path(session.settings.home))
     try:
-        return client, client.call("GET", "/v1/status")
-    except (Unavailable, NotFound, FileNotFoundError, ConnectionError):
+        return client, client.call("GET", "/v1/status", timeout_s=STATUS_WAIT_S)
+    except Unavailable:
         return None

@@ -6,6 +6,8 @@ from pathlib import Path
 from forebay.errors import Invalid
 from forebay.units import MIB
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 @dataclass(frozen=True, slots=True)
 class CacheDir:
@@ -53,8 +55,16 @@ class Settings:
             raise Invalid(f"memory_bytes must be at least 16MiB, got {self.memory_bytes}")
         if self.store_requests < 1:
             raise Invalid(f"store_requests must be at least 1, got {self.store_requests}")
-        if self.store_deadline_s <= 0:
+        if not 0 < self.store_deadline_s < float("inf"):
             raise Invalid(f"store_deadline_s must be above 0, got {self.store_deadline_s}")
+        if not self.ttl_s >= 0:
+            raise Invalid(f"ttl_s must be 0 or more, got {self.ttl_s}")
+        if self.metadata_entries < 1:
+            raise Invalid(f"metadata_entries must be at least 1, got {self.metadata_entries}")
+        if self.readahead_bytes < 0:
+            raise Invalid(f"readahead_bytes must be 0 or more, got {self.readahead_bytes}")
+        if self.log_level not in LOG_LEVELS:
+            raise Invalid(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {self.log_level!r}")
 
     @property
     def cache_folders(self) -> tuple[CacheDir, ...]:

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from types import CoroutineType
+from typing import cast
 
 import structlog
 
@@ -69,9 +71,10 @@ class Server:
         try:
             for _ in range(REQUESTS_PER_TURN):
                 data = self._device.read()
-                if data is not None:
-                    self.serve(data)
-                elif self._tasks or not self._busy_wait.wait():
+                if data is None:
+                    return
+                self.serve(data)
+                if not self._busy_wait.wait(patient=not self._tasks):
                     return
         except Gone:
             self._stop_reading()
@@ -99,12 +102,13 @@ class Server:
             return
         if answer is None:
             return
-        if isinstance(answer, Coroutine):
+        if isinstance(answer, CoroutineType):  # not Coroutine: asking an abstract class costs 0.5 us
             task = asyncio.create_task(answer, name=f"fuse {opcode} {unique}")
             self._tasks[unique] = task, request.pid
             task.add_done_callback(partial(self._finish, unique, opcode))
         else:
-            self._device.write((wire.pack_reply(unique, len(answer)), answer))
+            payload = cast("Buffer", answer)
+            self._device.write((wire.pack_reply(unique, len(payload)), payload))
 
     def _finish(self, unique: int, opcode: int, task: asyncio.Task[Buffer]) -> None:
         # As a callback, since a task that is cancelled before its first step runs no line of its own.

@@ -1,0 +1,115 @@
+"""Folders and trees as batches of JSON objects, while the store's pages come.
+
+*Callers*: the admin API.  *Awaits*: the file system; between batches the loop is let go, since looking up how much
+of each file is cached costs 10 us.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from forebay import paths
+from forebay.daemon.wire import Json, entry_info
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry
+from forebay.vfs.filesystem import FileSystem
+
+BATCH = 256  # entries; about 3 ms of work
+USAGE_EVERY_S = 0.2
+
+
+async def list_folder(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json], None]:
+    """The entries of a folder, or the file at `path`; last `{"hidden": n}` if keys cannot be shown.
+
+    Raises:
+        NotFound: nothing is there.
+    """
+    entry = await fs.stat(path)
+    if isinstance(entry, FileEntry):
+        yield [entry_info(fs, entry)]
+        return
+    listing = await fs.open_folder(path)
+    index = 0
+    while True:
+        await listing.wait(index)
+        batch = [found for _, found in listing.entries[index : index + BATCH]]
+        if not batch:
+            break
+        index += len(batch)
+        yield [entry_info(fs, found) for found in batch]
+        await asyncio.sleep(0)
+    if listing.hidden:
+        yield [{"hidden": listing.hidden}]
+
+
+async def list_below(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json], None]:
+    """Every file and folder below a path, folders before what they hold; of a file, the file itself.
+
+    Last `{"hidden": n}` if keys cannot be shown, so that a copy of it all does not pass for whole.
+
+    Raises:
+        NotFound: nothing is there.
+    """
+    entry = await fs.stat(path)
+    if isinstance(entry, FileEntry):
+        yield [entry_info(fs, entry)]
+        return
+    hidden: list[int] = []
+    async for batch in _below(fs, path, hidden):
+        yield batch
+    if sum(hidden):
+        yield [{"hidden": sum(hidden)}]
+
+
+async def _below(fs: FileSystem, path: str, hidden: list[int]) -> AsyncGenerator[Sequence[Json], None]:
+    if fs.tree.is_virtual(path):
+        overlay = fs.tree.overlay(path) or {}
+        for name in sorted(overlay):
+            yield [entry_info(fs, overlay[name])]
+            async for batch in _below(fs, overlay[name].path, hidden):
+                yield batch
+        return
+    above = path
+    async for files in fs.walk(path, on_hidden=hidden.append):
+        found: list[Entry] = []
+        for file in files:
+            found += _new_folders(file, above)
+            above = paths.split(file.path)[0]
+            found.append(file)
+        for start in range(0, len(found), BATCH):
+            yield [entry_info(fs, one) for one in found[start : start + BATCH]]
+            await asyncio.sleep(0)
+
+
+def _new_folders(file: FileEntry, last: str) -> list[FolderEntry]:
+    """The folders above a file that the folder `last`, of the file before it, does not lie in; outermost first."""
+    found: list[FolderEntry] = []
+    folder = paths.split(file.path)[0]
+    while not paths.is_within(last, folder):
+        found.append(FolderEntry(folder, file.mount, file.mount.mounted_ns))
+        folder = paths.split(folder)[0]
+    return found[::-1]
+
+
+async def usage(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json], None]:
+    """How many files and bytes lie at or below a path, and how many of those bytes are cached; a count now and then.
+
+    Raises:
+        NotFound: nothing is there.
+    """
+    await fs.stat(path)
+    loop = asyncio.get_running_loop()
+    files = size = cached = 0
+    due = loop.time() + USAGE_EVERY_S
+
+    def count(*, done: bool) -> Sequence[Json]:
+        return [{"files": files, "bytes": size, "cached_bytes": cached, "done": done}]
+
+    async for page in fs.walk(path):
+        for start in range(0, len(page), BATCH):
+            for file in page[start : start + BATCH]:
+                files, size = files + 1, size + file.size
+                cached += fs.residency(file) if file.size else 0
+            await asyncio.sleep(0)
+        if loop.time() >= due:
+            yield count(done=False)
+            due = loop.time() + USAGE_EVERY_S
+    yield count(done=True)

@@ -1,0 +1,38 @@
+"""Real daemons for tests: a home of its own, the real command line as a child process, and nothing left behind."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay.testing.daemons import CommandRan, RunForebay, forebay_command, temporary_home
+
+COMMAND_WAIT_S = 60.0
+
+
+@pytest.fixture
+def forebay_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of its own, in the environment of every child; its daemon and mounts are gone afterwards.
+
+    The folder above it is the test's to use.
+    """
+    for name in [name for name in os.environ if name.startswith("FOREBAY_")]:
+        monkeypatch.delenv(name)
+    with temporary_home() as home:
+        monkeypatch.setenv("FOREBAY_HOME", str(home))
+        monkeypatch.setenv("COLUMNS", "200")
+        yield home
+
+
+@pytest.fixture
+def forebay(forebay_home: Path) -> RunForebay:
+    """Run a command: `forebay("fs", "ls", "/")`; as `forebay-fuse` with `entry="forebay-fuse"`."""
+
+    def run(*words: str, entry: str = "forebay", stdin: bytes = b"", timeout_s: float = COMMAND_WAIT_S) -> CommandRan:
+        command = forebay_command(*words, entry=entry)
+        ran = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
+        return CommandRan(ran.returncode, ran.stdout, ran.stderr.decode())
+
+    return run
