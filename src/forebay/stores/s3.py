@@ -1,0 +1,373 @@
+"""Amazon S3, and every server that speaks its language.
+
+Bytes of objects come through obstore (Rust): a read costs a quarter of the CPU that it costs in Python.  All else,
+and keys that obstore would change (`a//b`, `a/`, `..`, control characters), goes through `s3_http`.
+
+*Callers*: the daemon, on the loop.  *Locks*: none.  *Awaits*: the network, each call within the deadline, retries
+included.  *Invariants*: bytes are returned only if the answer's ETag, range and length are what was asked for.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import quote
+
+import obstore.store
+
+from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, TimedOut, Unavailable, Unsupported
+from forebay.stores import s3_errors, s3_listing
+from forebay.stores.base import Capabilities, ListPage
+from forebay.stores.s3_http import BACKOFF_MAX_S, CONNECT_WITHIN_S, RETRIES_MAX, Request, S3Http
+from forebay.stores.s3_listing import header_time_ns, nanoseconds, version_of
+from forebay.stores.s3_options import S3Options
+from forebay.stores.s3_upload import Upload
+from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.units import GIB
+
+COPY_BYTES_MAX = 5 * GIB  # of one CopyObject
+WHOLE_BYTES_MAX = 5 * GIB  # `get` without a range; nobody asks for more in one buffer
+_QUIET_S = 0.05  # obstore's threads need a moment before the interpreter may exit, else 1 in 5 exits aborts
+_DRAIN_S = 5.0
+
+# What obstore refuses (empty or dotted segments, control characters) or silently changes (slashes at the ends).
+_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
+_UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
+
+Result = TypeVar("Result")
+
+
+class _Found(Protocol):
+    """An answer of obstore whose bytes are still to come (its own type exists for type checkers only)."""
+
+    meta: dict[str, Any]
+    range: tuple[int, int]
+
+    async def bytes_async(self) -> Buffer: ...
+
+    def stream(self, min_chunk_size: int) -> AsyncIterator[Buffer]: ...
+
+
+class S3Store:
+    """One bucket.  See the module."""
+
+    def __init__(self, bucket: str, options: S3Options, *, deadline_s: float) -> None:
+        self.location = f"s3://{bucket}" + (f"@{options.endpoint}" if options.endpoint else "")
+        amazon = options.endpoint is None
+        conditional_put = amazon if options.conditional_put is None else options.conditional_put
+        self.capabilities = Capabilities(writable=True, conditional_get=True, conditional_put=conditional_put)
+        self._options = options
+        self._http = S3Http(bucket, options, self.location, deadline_s=deadline_s)
+        self._client: obstore.store.S3Store | None = None
+        self._client_region = ""
+        self._calls = 0  # of obstore, under way
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __repr__(self) -> str:
+        return f"<S3Store {self.location}>"
+
+    # ------------------------------------------------------------------ reading
+
+    async def probe(self, prefix: str) -> None:
+        """See `Store.probe`."""
+        query = (("list-type", "2"), ("max-keys", "1"), ("prefix", prefix), ("encoding-type", "url"))
+        try:
+            answer = await self._http.call(Request("GET", query=query))
+        except FsError as error:
+            raise type(error)(error.message) from None  # the path in it would be a key, of no use here
+        try:
+            s3_listing.parse(answer.body, self.location, prefix)
+        except Corrupt as error:
+            raise Invalid(f"{self.location}: what answers there is not S3; check s3.endpoint") from error
+
+    async def head(self, key: str) -> ObjectMeta:
+        """See `Store.head`."""
+        if _ODD.search(key):
+            answer = await self._http.call(Request("HEAD", key))
+            return _meta(key, answer.headers)
+        found = await self._obstore(key, lambda client: client.head_async(key))
+        mtime_ns = nanoseconds(found["last_modified"])
+        return ObjectMeta(key, found["size"], mtime_ns, version_of(found["e_tag"], found["size"], mtime_ns))
+
+    async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
+        """See `Store.get`."""
+        if span is not None:
+            _check_span(key, span)
+        if _ODD.search(key):
+            return await self._get_odd(key, span, version)
+        options: dict[str, Any] = {}
+        if span is not None:
+            options["range"] = span
+        if version is not None and not _UNTAGGED.fullmatch(version):
+            options["if_match"] = f'"{version}"'
+
+        async def ask(client: obstore.store.S3Store) -> tuple[_Found, Buffer]:
+            found = await _open(client, key, options)
+            return found, await found.bytes_async()
+
+        found, data = await self._obstore(key, ask)
+        self._check(key, found, span, version)
+        start, stop = found.range
+        if len(data) != stop - start:
+            raise Corrupt(f"{self.location}: {key!r}: {stop - start} bytes were announced, {len(data)} came", path=key)
+        return data
+
+    async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
+        """See `Store.stream`."""
+        _check_span(key, span)
+        chunks = self._stream_odd if _ODD.search(key) else self._stream_plain
+        came = 0
+        async for chunk in chunks(key, span, version, chunk_bytes):
+            came += len(chunk)
+            if came > span.size:
+                raise Corrupt(f"{self.location}: {key!r}: more bytes came than were asked for", path=key)
+            yield chunk
+        if came < span.size:
+            raise Unavailable(f"{self.location}: {key!r}: the answer ended after {came} of {span.size} bytes", path=key)
+
+    async def _stream_plain(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
+        options: dict[str, Any] = {"range": span}
+        if not _UNTAGGED.fullmatch(version):
+            options["if_match"] = f'"{version}"'
+        found = await self._obstore(key, lambda client: _open(client, key, options))
+        self._check(key, found, span, version)
+        chunks = found.stream(min_chunk_size=chunk_bytes)
+
+        async def more(_client: obstore.store.S3Store) -> Buffer | None:
+            return await anext(chunks, None)
+
+        while (chunk := await self._obstore(key, more)) is not None:
+            yield chunk
+
+    def _check(self, key: str, found: _Found, span: ByteRange | None, version: str | None) -> None:
+        """Compare an answer of obstore with the question."""
+        meta, (start, stop) = found.meta, found.range
+        size = meta["size"]
+        if version is not None and version_of(meta["e_tag"], size, nanoseconds(meta["last_modified"])) != version:
+            raise StaleVersion(f"{self.location}: {key!r}: has another version by now", path=key)
+        asked = (0, size) if span is None else tuple(span)
+        if (start, stop) != asked:
+            message = f"{self.location}: {key!r}: asked for bytes {asked[0]} to {asked[1]}, got {start} to {stop}"
+            raise Corrupt(message, path=key)
+
+    # ------------------------------------------------------------------ keys that obstore does not take
+
+    async def _get_odd(self, key: str, span: ByteRange | None, version: str | None) -> Buffer:
+        size_max = WHOLE_BYTES_MAX if span is None else span.size
+        request = Request("GET", key, headers=_conditions(span, version))
+        answer = await self._http.call(request, expect=(200,) if span is None else (200, 206), size_max=size_max)
+        expected = self._expected(key, answer.headers, span, version)
+        if len(answer.body) != expected:
+            raise Corrupt(f"{self.location}: {key!r}: {expected} bytes were announced, others came", path=key)
+        return answer.body
+
+    async def _stream_odd(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
+        request = Request("GET", key, headers=_conditions(span, version))
+        async with self._http.open(request, expect=(200, 206)) as response:
+            self._expected(key, response.headers, span, version)
+            while chunk := await self._http.next_chunk(response, chunk_bytes):
+                yield chunk
+
+    def _expected(self, key: str, headers: Mapping[str, str], span: ByteRange | None, version: str | None) -> int:
+        """Compare an answer's headers with the question; how many bytes must come."""
+        meta = _meta(key, headers)
+        if version is not None and meta.version != version:
+            raise StaleVersion(f"{self.location}: {key!r}: has another version by now", path=key)
+        if span is None:
+            return meta.size
+        if span.start >= meta.size:
+            raise Invalid(f"{self.location}: {key!r}: the range lies outside the object", path=key)
+        sent = headers.get("Content-Range", f"bytes 0-{meta.size - 1}/{meta.size}")
+        if not sent.startswith(f"bytes {span.start}-{span.stop - 1}/"):
+            raise Corrupt(f"{self.location}: {key!r}: the store sent another range than was asked for", path=key)
+        return span.size
+
+    # ------------------------------------------------------------------ listing
+
+    async def list(self, prefix: str, *, recursive: bool = False, start_after: str = "") -> AsyncIterator[ListPage]:
+        """See `Store.list`.  The order is the server's; S3's is that of the keys' UTF-8 bytes."""
+        query = [("list-type", "2"), ("encoding-type", "url"), ("prefix", prefix)]
+        if not recursive:
+            query.append(("delimiter", "/"))
+        token = None
+        while True:
+            more = ("continuation-token", token) if token else ("start-after", start_after)
+            answer = await self._http.call(Request("GET", query=(*query, more) if more[1] else tuple(query)))
+            parsed = s3_listing.parse(answer.body, self.location, prefix)
+            if parsed.token is not None and parsed.token == token:
+                raise Corrupt(f"{self.location}: the listing of {prefix!r} does not advance")
+            if parsed.page.objects or parsed.page.folders:
+                yield parsed.page
+            token = parsed.token
+            if token is None:
+                return
+
+    # ------------------------------------------------------------------ writing
+
+    async def put(
+        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+    ) -> ObjectMeta:
+        """See `Store.put`."""
+        headers: list[tuple[str, str]] = []
+        if if_absent:
+            headers.append(("If-None-Match", "*"))
+        if if_version is not None:
+            headers.append(("If-Match", f'"{if_version}"'))
+        if headers and not self.capabilities.conditional_put:
+            raise Unsupported(
+                f"{self.location}: conditional writes are not known to work there; "
+                "if they do, mount with --option s3.conditionalPut=true",
+                path=key,
+            )
+        # A conditional write whose answer was lost would meet itself when repeated.
+        request = Request("PUT", key, headers=tuple(headers), body=data, repeat=not headers)
+        try:
+            answer = await self._http.call(request)
+        except StaleVersion:
+            if if_absent:
+                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
+            raise
+        return await self._written(key, len(data), answer.headers.get("ETag"))
+
+    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+        """See `Store.put_stream`."""
+        return await self._written(key, None, await Upload(self._http, key).run(chunks))
+
+    async def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        await self._http.call(Request("DELETE", key), expect=(200, 204, 404))
+
+    async def copy(self, source: str, target: str) -> ObjectMeta:
+        """See `Store.copy`."""
+        meta = await self.head(source)
+        if meta.size > COPY_BYTES_MAX:
+            raise Unsupported(f"{source!r} is larger than S3 copies at once (5 GiB); read and write it", path=source)
+        place = quote(f"/{self._http.bucket}/{source}", safe="/~", errors="surrogateescape")
+        headers = [("x-amz-copy-source", place)]
+        if not _UNTAGGED.fullmatch(meta.version):
+            headers.append(("x-amz-copy-source-if-match", f'"{meta.version}"'))
+        answer = await self._http.call(Request("PUT", target, headers=tuple(headers)))
+        said = s3_errors.read_answer(500, answer.body)
+        if said.code:  # as with uploads, a failure may come as a 200
+            raise s3_errors.refused(said, self.location, target)
+        return await self.head(target)
+
+    async def _written(self, key: str, size: int | None, etag: str | None) -> ObjectMeta:
+        meta = await self.head(key)  # size, time and version as every later question will be answered
+        if etag and meta.version != version_of(etag, meta.size, meta.mtime_ns) and size is not None:
+            return ObjectMeta(key, size, meta.mtime_ns, version_of(etag, size, meta.mtime_ns))  # overwritten since
+        return meta
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        with suppress(TimeoutError):  # what still runs then is cancelled with the loop
+            async with asyncio.timeout(_DRAIN_S):
+                await self._idle.wait()
+        had_client, self._client = self._client is not None, None
+        await self._http.close()
+        if had_client:
+            await asyncio.sleep(_QUIET_S)
+
+    # ------------------------------------------------------------------ obstore
+
+    async def _obstore(self, key: str, ask: Callable[[obstore.store.S3Store], Awaitable[Result]]) -> Result:
+        """Ask obstore, within the deadline; once more if the bucket turns out to be in another region."""
+        for again in (True, False):
+            client = self._client if self._client_region == self._http.region else None
+            self._calls += 1
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(self._http.deadline_s):
+                    return await ask(client or await self._connect())
+            except FsError:
+                raise
+            except TimeoutError:
+                host, limit = self._http.endpoint.partition("://")[2], self._http.deadline_s
+                message = f"{self.location}: {key!r}: no answer from {host} within {limit:g} s"
+                raise TimedOut(message, path=key) from None
+            except s3_errors.OBSTORE_ERRORS as error:
+                failed = s3_errors.from_obstore(error, self.location, self._http.endpoint, key)
+                if not (again and s3_errors.names_region(error) and await self._move()):
+                    raise failed from None
+            finally:
+                self._calls -= 1
+                if self._calls == 0:
+                    self._idle.set()
+        raise AssertionError("unreachable: the second try returns or raises")
+
+    async def _move(self) -> bool:
+        return self._http.adopt_region(await self._http.find_region())
+
+    async def _connect(self) -> obstore.store.S3Store:
+        await self._http.prepare()
+        options, seconds = self._options, self._http.deadline_s
+        client_options: dict[str, Any] = {
+            "allow_http": self._http.endpoint.startswith("http://"),
+            "allow_invalid_certificates": not options.verify,
+            "connect_timeout": timedelta(seconds=min(CONNECT_WITHIN_S, seconds)),
+            "read_timeout": timedelta(seconds=self._http.silence_s),
+            "timeout": timedelta(days=1),  # of a whole answer; a reader may take its time
+            "pool_idle_timeout": timedelta(seconds=20),
+        }
+        if options.ca_file is not None:
+            client_options["root_certificate"] = await asyncio.to_thread(self._read_ca)
+        config: dict[str, Any] = {
+            "endpoint": self._http.endpoint if self._http.path_style else self._http.base_url,
+            "region": self._http.region,
+            "virtual_hosted_style_request": not self._http.path_style,
+            "skip_signature": options.anonymous,
+            "request_payer": options.requester_pays,
+        }
+        config["aws_endpoint_url_s3"] = config["endpoint"]  # else an environment variable would win
+        self._client = obstore.store.S3Store(
+            self._http.bucket,
+            config=config,  # type: ignore[arg-type]  # a TypedDict, made piece by piece
+            client_options=client_options,  # type: ignore[arg-type]
+            retry_config={
+                "max_retries": RETRIES_MAX,
+                "retry_timeout": timedelta(seconds=seconds * 2 / 3),
+                "backoff": {"max_backoff": timedelta(seconds=BACKOFF_MAX_S)},
+            },
+            credential_provider=None if options.anonymous else self._http.credentials.for_obstore,  # type: ignore[arg-type]
+        )
+        self._client_region = self._http.region
+        return self._client
+
+    def _read_ca(self) -> bytes:
+        path = self._options.ca_file
+        try:
+            return b"" if path is None else path.read_bytes()
+        except OSError as error:
+            message = f"{self.location}: s3.tls.caFile {path} cannot be read: {error.strerror}"
+            raise Invalid(message) from error
+
+
+async def _open(client: obstore.store.S3Store, key: str, options: dict[str, Any]) -> _Found:
+    return cast(_Found, await client.get_async(key, options=options))  # type: ignore[arg-type]  # a TypedDict
+
+
+def _check_span(key: str, span: ByteRange) -> None:
+    if span.start < 0 or span.stop <= span.start:
+        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
+
+
+def _conditions(span: ByteRange | None, version: str | None) -> tuple[tuple[str, str], ...]:
+    headers = []
+    if span is not None:
+        headers.append(("Range", f"bytes={span.start}-{span.stop - 1}"))
+    if version is not None and not _UNTAGGED.fullmatch(version):
+        headers.append(("If-Match", f'"{version}"'))
+    return tuple(headers)
+
+
+def _meta(key: str, headers: Mapping[str, str]) -> ObjectMeta:
+    ranged = headers.get("Content-Range", "").rpartition("/")[2]
+    try:
+        size = int(ranged or headers["Content-Length"])
+    except (KeyError, ValueError) as error:
+        raise Corrupt(f"{key!r}: the store did not say its size", path=key) from error
+    mtime_ns = header_time_ns(headers.get("Last-Modified"))
+    return ObjectMeta(key, size, mtime_ns, version_of(headers.get("ETag"), size, mtime_ns))

@@ -1,0 +1,93 @@
+"""Pages of ListObjectsV2, from XML to what the contract says.  Pure."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+
+from forebay.errors import Corrupt
+from forebay.stores.base import ListPage
+from forebay.types import ObjectMeta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND_NS = 1_000_000_000
+
+
+class ParsedPage(NamedTuple):
+    """One answer of the store."""
+
+    page: ListPage
+    token: str | None  # continues the listing; None: this was the last page
+
+
+def parse(body: bytes | bytearray, location: str, prefix: str) -> ParsedPage:
+    """Read one page.
+
+    Raises:
+        Corrupt: this is not a listing, or not of `prefix`.
+    """
+    try:
+        root = ET.fromstring(body)
+        if _tag(root) != "ListBucketResult":
+            raise Corrupt(f"{location}: the answer is not an S3 listing; check s3.endpoint")
+        fields = {_tag(child): child.text or "" for child in root}
+        decode = _unquote if fields.get("EncodingType") == "url" else str
+        objects = [_object(child, decode) for child in root if _tag(child) == "Contents"]
+        folders = [decode(_child(child, "Prefix")) for child in root if _tag(child) == "CommonPrefixes"]
+    except (ET.ParseError, KeyError, ValueError) as error:
+        raise Corrupt(f"{location}: the answer is not an S3 listing; check s3.endpoint") from error
+    if not all(meta.key.startswith(prefix) for meta in objects) or not all(one.startswith(prefix) for one in folders):
+        raise Corrupt(f"{location}: the store listed keys outside {prefix!r}")
+    token = fields.get("NextContinuationToken") if fields.get("IsTruncated") == "true" else None
+    if fields.get("IsTruncated") == "true" and not token:
+        raise Corrupt(f"{location}: the listing is cut and does not say how to go on; is ListObjectsV2 supported?")
+    return ParsedPage(ListPage(objects, folders), token)
+
+
+def version_of(etag: str | None, size: int, mtime_ns: int) -> str:
+    """The version for an ETag as listings (bare) and headers (quoted, perhaps weak) have it.
+
+    >>> version_of('W/"abc"', 3, 0), version_of("abc", 3, 0), version_of(None, 3, 1_700_000_000_123_000_000)
+    ('abc', 'abc', '3-1700000000')
+    """
+    if etag:
+        return etag.removeprefix("W/").strip('"')
+    return f"{size}-{mtime_ns // _SECOND_NS}"  # headers have seconds, listings milliseconds
+
+
+def nanoseconds(moment: datetime) -> int:
+    """A time as `ObjectMeta` has it."""
+    return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+def header_time_ns(text: str | None) -> int:
+    """The time in a Last-Modified header; 0 if there is none."""
+    try:
+        return nanoseconds(parsedate_to_datetime(text)) if text else 0
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return 0
+
+
+def _object(element: ET.Element, decode: Callable[[str], str]) -> ObjectMeta:
+    fields = {_tag(child): child.text or "" for child in element}
+    size, written = int(fields["Size"]), fields.get("LastModified")
+    mtime_ns = nanoseconds(datetime.fromisoformat(written)) if written else 0
+    return ObjectMeta(decode(fields["Key"]), size, mtime_ns, version_of(fields.get("ETag"), size, mtime_ns))
+
+
+def _unquote(text: str) -> str:
+    return unquote_plus(text, errors="surrogateescape")
+
+
+def _child(element: ET.Element, name: str) -> str:
+    for child in element:
+        if _tag(child) == name:
+            return child.text or ""
+    raise KeyError(name)
+
+
+def _tag(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]

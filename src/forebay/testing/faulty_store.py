@@ -1,0 +1,146 @@
+"""A store that fails by script: any store, and what shall go wrong with each call to it.
+
+Before each call (a page of a listing is a call) the next item of the script is taken: None lets it pass, an error is
+raised, and the classes below describe the rest.  When the script is at its end, all is well again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from forebay.errors import FsError, Unavailable
+from forebay.stores.base import ListPage, Store
+from forebay.types import Buffer, ByteRange, ObjectMeta
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """No answer until the event is set; for ever if it never is."""
+
+    until: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """The body stops after `count` bytes, and nothing says so."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The body has `count` more bytes than it should."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flipped:
+    """The lowest bit of the byte at `offset` of the body is another."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The connection breaks after `count` bytes of the body."""
+
+    count: int
+
+
+Fault = FsError | Hang | Truncated | Extended | Flipped | Broken | None
+
+
+class FaultyStore:
+    """See the module.  `script` may be added to at any time."""
+
+    def __init__(self, inner: Store, script: Iterable[Fault] = ()) -> None:
+        self.inner = inner
+        self.location = inner.location
+        self.capabilities = inner.capabilities
+        self.script = deque(script)
+
+    async def _next(self) -> Fault:
+        fault = self.script.popleft() if self.script else None
+        if isinstance(fault, Hang):
+            await fault.until.wait()
+        if isinstance(fault, FsError):
+            raise type(fault)(fault.message, path=fault.filename)  # a fresh one: tracebacks must not pile up
+        return fault
+
+    async def probe(self, prefix: str) -> None:
+        """See `Store.probe`."""
+        await self._next()
+        await self.inner.probe(prefix)
+
+    async def head(self, key: str) -> ObjectMeta:
+        """See `Store.head`."""
+        await self._next()
+        return await self.inner.head(key)
+
+    async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
+        """See `Store.get`."""
+        fault = await self._next()
+        data = await self.inner.get(key, span, version=version)
+        if isinstance(fault, Broken):
+            raise Unavailable(f"the connection broke after {fault.count} bytes", path=key)
+        return data if fault is None else _spoiled(bytes(memoryview(data)), fault)
+
+    async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
+        """See `Store.stream`."""
+        fault = await self._next()
+        if fault is None or isinstance(fault, Hang):
+            async for chunk in self.inner.stream(key, span, version=version, chunk_bytes=chunk_bytes):
+                yield chunk
+            return
+        body = _spoiled(bytes(memoryview(await self.inner.get(key, span, version=version))), fault)
+        for start in range(0, len(body), chunk_bytes):
+            yield body[start : start + chunk_bytes]
+        if isinstance(fault, Broken):
+            raise Unavailable(f"the connection broke after {fault.count} bytes", path=key)
+
+    async def list(self, prefix: str, *, recursive: bool = False, start_after: str = "") -> AsyncIterator[ListPage]:
+        """See `Store.list`."""
+        await self._next()
+        async for page in self.inner.list(prefix, recursive=recursive, start_after=start_after):
+            yield page
+            await self._next()
+
+    async def put(
+        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+    ) -> ObjectMeta:
+        """See `Store.put`."""
+        await self._next()
+        return await self.inner.put(key, data, if_version=if_version, if_absent=if_absent)
+
+    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+        """See `Store.put_stream`."""
+        await self._next()
+        return await self.inner.put_stream(key, chunks)
+
+    async def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        await self._next()
+        await self.inner.delete(key)
+
+    async def copy(self, source: str, target: str) -> ObjectMeta:
+        """See `Store.copy`."""
+        await self._next()
+        return await self.inner.copy(source, target)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self.inner.close()
+
+
+def _spoiled(body: bytes, fault: Fault) -> bytes:
+    match fault:
+        case Truncated(count) | Broken(count):
+            return body[:count]
+        case Extended(count):
+            return body + bytes(count)
+        case Flipped(offset):
+            return body[:offset] + bytes([body[offset] ^ 1]) + body[offset + 1 :]
+        case _:
+            return body

@@ -1,0 +1,13 @@
+"""A real S3 server for the whole session, started when the first test asks for it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from forebay.testing.seaweed import SeaweedS3
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
+    with SeaweedS3(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server

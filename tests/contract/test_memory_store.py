@@ -1,0 +1,13 @@
+"""The verified fake passes what the real stores pass."""
+
+import pytest
+
+from forebay.stores.base import Store
+from forebay.stores.memory import MemoryStore
+from forebay.testing.store_contract import StoreContract
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryStore("contract")
