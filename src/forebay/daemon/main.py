@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from forebay import __version__
+from forebay.clock import SystemClock
 from forebay.config.load import load
 from forebay.config.settings import Settings
 from forebay.daemon import home as names
@@ -126,13 +127,13 @@ def _take_lock(home: Path) -> int:
         Busy: another daemon serves this home, and does not end.
     """
     descriptor = os.open(names.lock_path(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = SystemClock().monotonic() + LOCK_WAIT_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # Whoever holds the lock either serves, or stops and will soon have gone.
-            if _is_served(home) or time.monotonic() > deadline:
+            if _is_served(home) or SystemClock().monotonic() > deadline:
                 pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise Busy(f"another daemon (pid {pid}) serves {home}; forebay stop ends it") from None

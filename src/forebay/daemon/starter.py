@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from forebay.clock import SystemClock
 from forebay.config.load import load, to_flags
 from forebay.config.settings import Settings
 from forebay.daemon import home as names
@@ -85,13 +86,13 @@ def _answers(path: Path) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + START_WAIT_S
+        deadline = SystemClock().monotonic() + START_WAIT_S
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if SystemClock().monotonic() > deadline:
                     raise TimedOut(f"another process has been starting the daemon for {START_WAIT_S:g} s") from None
                 time.sleep(LOOK_S)
         yield
@@ -139,9 +140,9 @@ def _open_stderr(path: Path) -> BinaryIO:
 def _read_all(descriptor: int, settings: Settings) -> bytes:
     """What the daemon tells until it closes the pipe, be it by its end."""
     told = b""
-    deadline = time.monotonic() + START_WAIT_S
+    deadline = SystemClock().monotonic() + START_WAIT_S
     while True:
-        left = deadline - time.monotonic()
+        left = deadline - SystemClock().monotonic()
         if left <= 0 or not select.select([descriptor], [], [], left)[0]:
             log = names.log_path(settings.home)
             raise TimedOut(f"the daemon did not get ready within {START_WAIT_S:g} s; its log may say why: {log}")
