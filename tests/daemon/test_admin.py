@@ -334,3 +334,9 @@ def test_the_client_sends_what_http_expects(forebay_home: Path, client: Client) 
         connection.request("GET", "/v1/fs/stat?path=%2Fdata")
         assert json.loads(connection.getresponse().read())["kind"] == "folder"
     connection.close()
+
+
+@pytest.mark.parametrize("words", [(), ("-R",)], ids=["plain", "recursive"])
+def test_an_empty_folder_lists_as_nothing(forebay: RunForebay, words: tuple[str, ...]) -> None:
+    ran = forebay("fs", "ls", *words, "/")
+    assert (ran.code, ran.out, ran.err) == (0, b"", "")

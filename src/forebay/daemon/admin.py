@@ -179,7 +179,7 @@ class Admin:
         answer = web.StreamResponse()
         answer.content_type = "application/x-ndjson"
         async with contextlib.aclosing(self._until_stop(batches)) as bounded:
-            first = await anext(bounded, ())
+            first = await anext(bounded, None) or ()  # `anext(it, ())` is a SystemError in CPython 3.11
             await answer.prepare(request)
             try:
                 await answer.write(b"".join(map(to_bytes, first)))
