@@ -49,6 +49,7 @@ ALLOWED = {
     "clock.py": CLOCKS,
     "config/load.py": {"os.environ"},
     "cli/fs.py": {"os.environ"},  # `--option KEY=env:NAME` is the caller's environment
+    "daemon/main.py": {"os.environ"},  # NOTIFY_SOCKET of the service manager
     "daemon/starter.py": {"os.environ"},  # handed on to the daemon
     "frontends/fuse/mounting.py": {"os.environ"},  # handed on to fusermount3
 }

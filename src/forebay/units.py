@@ -1,6 +1,7 @@
 """Sizes and durations as people write them: `64MiB`, `5s`, and back."""
 
 import re
+from fractions import Fraction
 
 from forebay.errors import Invalid
 
@@ -14,7 +15,7 @@ _SIZES = {
     "t": TIB, "tb": 10**12, "tib": TIB,
 }  # fmt: skip
 _DURATIONS = {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -29,7 +30,7 @@ def parse_size(text: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is None or match[2].lower() not in _SIZES:
         raise Invalid(f"{text!r} is not a size; write for example 512MiB or 200GB")
-    return int(float(match[1]) * _SIZES[match[2].lower()])
+    return int(Fraction(match[1]) * _SIZES[match[2].lower()])  # a float would round large sizes
 
 
 def parse_duration(text: str) -> float:
@@ -60,3 +61,15 @@ def format_size(size: float) -> str:
         if size < KIB:
             return f"{size:.1f} {unit}"
     return f"{size / KIB:.1f} TiB"
+
+
+def format_exact_size(size: int) -> str:
+    """A size that `parse_size` reads back to the byte.
+
+    >>> format_exact_size(64 * MIB), format_exact_size(1500), format_exact_size(0)
+    ('64MiB', '1500', '0')
+    """
+    for unit, name in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size and size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)

@@ -8,6 +8,8 @@ they never exceed its capacity; a pinned or open file is never evicted.
 
 import asyncio
 import contextlib
+import os
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +23,14 @@ from forebay.cache.disk import CacheDisk, DiskUse
 from forebay.cache.flights import Route
 from forebay.cache.index import Row
 from forebay.cache.pagefile import PageFile
+from forebay.cache.pages import page_count
+from forebay.cache.passing import PassingPool
 from forebay.cache.policy import Dataset, Use, plan_eviction
 from forebay.cache.throttle import Throttle
 from forebay.clock import Clock
 from forebay.config.settings import Settings
+from forebay.stores.base import Store
+from forebay.units import MIB
 
 log = structlog.get_logger()
 
@@ -34,6 +40,10 @@ TOUCH_S = 60  # the time of last use is saved at most this often per file
 POOL_THREADS = 4  # writers and readers of the cache disks; more only wait for the interpreter lock
 SYNC_S = 5.0  # how long a stop waits for the disk, so that the next boot need not verify
 EVICT_BATCH = 256
+EVICT_SHARE, EVICT_BYTES = 256, 64 * MIB  # evict a 256th of the capacity at a time, at most 64 MiB
+LOOK_AGAIN_S = 10.0  # a data set of which all is pinned or open is left alone for so long
+TRIM_BATCH = 64
+LOOK_UP_MAX = 256
 
 Name = tuple[str, str, str]  # location, key, version
 
@@ -54,10 +64,16 @@ class Cache:
     """See the module."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
+        """Take the cache folders.
+
+        Raises:
+            Denied, NoSpace, Busy: a folder cannot be used.
+        """
         self._settings = settings
         self._clock = clock
         self.traffic = Traffic()
         self.readahead_bytes = settings.readahead_bytes
+        self.passing = PassingPool(settings.memory_bytes // 2)
         self.disks = [
             CacheDisk(folder, reserve=settings.cache_reserve, clock=clock) for folder in settings.cache_folders
         ]
@@ -69,6 +85,7 @@ class Cache:
         self._saving: set[CachedFile] = set()  # not to be dropped: its row is being written
         self._save_lock = asyncio.Lock()
         self._throttles: dict[str, Throttle] = {}
+        self._nothing_to_evict: dict[tuple[CacheDisk, Dataset], float] = {}  # until when not to look again
         now = clock.monotonic()
         self._read_at: dict[Dataset, float] = {}
         for disk in self.disks:
@@ -90,45 +107,75 @@ class Cache:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for file in list(self._live.values()):
-            await file.settle()
-        await self._save()
+        await self.settle()
+        await self.save()
         for disk in self.disks:
             synced = asyncio.get_running_loop().run_in_executor(self._pool, disk.sync)
             done, _ = await asyncio.wait([synced], timeout=SYNC_S)
-            disk.index.close(clean=bool(done) and synced.exception() is None)
+            disk.close(clean=bool(done) and synced.exception() is None and not self._dirty)
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def settle(self, store: Store | None = None) -> None:
+        """End the flights through a store that is about to be closed (None: all flights)."""
+        for file in [file for file in self._live.values() if file.opens]:
+            await file.settle(store)
 
     async def _save_for_ever(self) -> None:
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
-            try:
-                await self._save()
-            except Exception:  # the outermost boundary of this task: the cache goes on, unsaved
-                log.exception("cache.save_failed")
+            await self.save()
 
-    async def _save(self) -> None:
+    async def save(self) -> None:
+        """Write what has changed to the index.  A disk that refuses is logged, and asked again next time."""
         async with self._save_lock:
             self._saving, self._dirty = self._dirty, self._saving
             try:
                 await self._save_rows()
+            except sqlite3.Error as error:
+                self._dirty |= self._saving
+                log.warning("index.not_saved", reason=str(error))
             except BaseException:
-                self._dirty |= self._saving  # next time
+                self._dirty |= self._saving
                 raise
             finally:
+                outdated = [file for file in self._saving if file.is_outdated and not file.opens]
                 self._saving.clear()
+                for file in outdated:
+                    self.released(file)
 
     async def _save_rows(self) -> None:
-        now = self._clock.monotonic()
+        now, loop = self._clock.monotonic(), asyncio.get_running_loop()
         idle = {(name.mount, name.folder): now - at for name, at in self._read_at.items()}
         for disk in self.disks:
-            rows = [_row(file) for file in self._saving if file.disk is disk]
-            if rows:
-                await asyncio.get_running_loop().run_in_executor(self._pool, disk.index.save, rows, idle)
+            files = [file for file in self._saving if file.disk is disk]
+            if not files and not disk.index.has_forgotten:
+                continue
+            rows = [_row(file) for file in files]
+            await loop.run_in_executor(self._pool, disk.index.save, rows, idle)
+            new = [row for row, file in zip(rows, files, strict=True) if not file.is_saved]
+            for file in files:
+                file.is_saved = True
+            for location, key in await loop.run_in_executor(self._pool, disk.index.outdated, new):
+                self._drop_outdated(disk, location, key)
+
+    def _drop_outdated(self, disk: CacheDisk, location: str, key: str) -> None:
+        """A newer version of an object has been cached: the others go, those that are open when they are closed."""
+        rows = disk.index.versions(location, key)
+        newest = max((row.id for row in rows), default=0)
+        outdated = [row for row in rows if row.id != newest]
+        for row in outdated:
+            live = self._live.get((row.location, row.key, row.version))
+            if live is not None:
+                live.is_outdated = True
+        self._drop(disk, outdated, keep_pinned=False)
 
     async def _sweep(self) -> None:
         for disk in self.disks:
-            removed = await asyncio.get_running_loop().run_in_executor(self._pool, disk.remove_orphans)
+            try:
+                removed = await asyncio.get_running_loop().run_in_executor(self._pool, disk.remove_orphans)
+            except (OSError, sqlite3.Error) as error:
+                log.warning("cache.orphans_left", directory=str(disk.path), reason=str(error))
+                continue
             if removed:
                 log.info("cache.orphans_removed", directory=str(disk.path), files=removed)
 
@@ -140,102 +187,170 @@ class Cache:
         file = self._live.get(name)
         if file is None:
             file = self._live[name] = self._restore(source) or self._make(source)
-            self._trim_live()
+            if len(self._live) > LIVE_MAX:
+                self._trim_live()
         else:
             self._live.move_to_end(name)
-        self._read_at[source.dataset] = self._clock.monotonic()
+            if file.source.store is not source.store:  # another mount of the same place, or a remount
+                file.source = source._replace(dataset=file.source.dataset)
+        self._read_at[file.source.dataset] = self._clock.monotonic()
         now_s = self._clock.time_ns() // 1_000_000_000
         if now_s - file.used_at > TOUCH_S:
             file.used_at = now_s
             if file.stored.residency.mask:
                 self._dirty.add(file)
-        file.acquire()
+        file.opens += 1
         return file
+
+    def look_up(self, sources: Iterable[Source]) -> None:
+        """Know many versions by one query each `LOOK_UP_MAX`, since most of them will be opened next."""
+        unknown: dict[str, list[Source]] = {}
+        for source in sources:
+            if (source.store.location, source.key, source.version) not in self._live:
+                unknown.setdefault(source.store.location, []).append(source)
+        for location, asked in unknown.items():
+            for start in range(0, len(asked), LOOK_UP_MAX):
+                self._look_up(location, asked[start : start + LOOK_UP_MAX])
+        while len(self._live) > LIVE_MAX and self._trim_live():
+            pass
+
+    def _look_up(self, location: str, sources: list[Source]) -> None:
+        found = {
+            (row.key, row.version): (disk, row)
+            for disk in self.disks
+            for row in disk.index.find(location, [source.key for source in sources])
+        }
+        for source in sources:
+            known = found.get((source.key, source.version))
+            file = None if known is None else self._restored(source, *known)
+            self._live[location, source.key, source.version] = file or self._make(source)
 
     def residency(self, source: Source) -> int:
         """Bytes of that version that are cached."""
-        file = self._live.get((source.store.location, source.key, source.version)) or self._restore(source)
-        return 0 if file is None else file.stored.residency.resident_bytes
+        name = (source.store.location, source.key, source.version)
+        file = self._live.get(name)
+        if file is not None:
+            return file.stored.residency.resident_bytes
+        found = self._find(source)
+        return 0 if found is None else found[1].resident
 
     def find(self, source: Source) -> CachedFile | None:
-        """The cached file of a version if any of it is cached, not acquired."""
+        """The cached file of a version if any of it is cached: to look at, not to read from."""
         file = self._live.get((source.store.location, source.key, source.version)) or self._restore(source)
         return file if file is not None and file.stored.residency.mask else None
 
-    def _restore(self, source: Source) -> CachedFile | None:
+    def _find(self, source: Source) -> tuple[CacheDisk, Row] | None:
         for disk in self.disks:
-            row = disk.index.find(source.store.location, source.key, source.version)
-            if row is not None and row.size == source.size:
-                mask = int.from_bytes(row.pages, "little")
-                path = disk.file_path(row.id)
-                stored = PageFile(path, row.size, mask=mask, sums=row.sums, trusted=row.trusted)
-                source = source._replace(dataset=Dataset(row.mount, row.folder))
-                file = CachedFile(self, source, disk, row.id, stored)
-                file.used_at = row.used_at
-                return file
+            for row in disk.index.versions(source.store.location, source.key):
+                if row.version == source.version and _is_sound(row, source):
+                    return disk, row
         return None
 
+    def _restore(self, source: Source) -> CachedFile | None:
+        found = self._find(source)
+        return None if found is None else self._restored(source, *found)
+
+    def _restored(self, source: Source, disk: CacheDisk, row: Row) -> CachedFile | None:
+        if not _is_sound(row, source):
+            return None
+        mask = int.from_bytes(row.pages, "little")
+        stored = PageFile(disk.file_path(row.id), row.size, mask=mask, sums=row.sums, trusted=row.trusted)
+        file = CachedFile(self, source._replace(dataset=Dataset(row.mount, row.folder)), disk, row.id, stored)
+        file.used_at = row.used_at
+        file.is_counted = file.is_saved = True
+        return file
+
     def _make(self, source: Source) -> CachedFile:
-        disk = max(self.disks, key=lambda disk: disk.capacity_bytes() - disk.used_bytes)
-        self._drop_other_versions(source)
+        disk = self.disks[0]
+        if len(self.disks) > 1:
+            disk = max(self.disks, key=lambda disk: (disk.accepts_writes, disk.capacity_bytes() - disk.used_bytes))
         file_id = disk.new_id()
         stored = PageFile(disk.file_path(file_id), source.size)
         return CachedFile(self, source, disk, file_id, stored)
 
-    def _drop_other_versions(self, source: Source) -> None:
-        for disk in self.disks:
-            rows = disk.index.versions(source.store.location, source.key)
-            self._drop(disk, [row for row in rows if row.version != source.version], keep_pinned=False)
-
-    def _trim_live(self) -> None:
-        if len(self._live) <= LIVE_MAX:
-            return
-        for name, file in list(self._live.items())[: len(self._live) - LIVE_MAX]:
-            if not (file.opens or file in self._dirty or file in self._saving):
+    def _trim_live(self) -> int:
+        """Forget a few idle files, least recently used first; return how many."""
+        gone = 0
+        for _ in range(TRIM_BATCH):
+            name, file = next(iter(self._live.items()))
+            if file.opens or file in self._dirty or file in self._saving:
+                self._live.move_to_end(name)
+            else:
                 del self._live[name]
+                gone += 1
+            if len(self._live) <= LIVE_MAX:
+                break
+        return gone
 
     # ------------------------------------------------------------------ what cached files ask (cachedfile.Owner)
 
-    def route(self, source: Source) -> Route:
-        """How to fetch: the store, its throttle, the disk pool, the deadline."""
-        store = source.store
+    def route(self, file: CachedFile, store: Store) -> Route:
+        """How to fetch: the store, its throttle, the disk and its pool, the deadline."""
         throttle = self._throttles.get(store.location)
         if throttle is None:
             throttle = self._throttles[store.location] = Throttle(
-                requests_max=self._settings.store_requests, bytes_max=self._settings.memory_bytes
+                requests_max=self._settings.store_requests, bytes_max=self._settings.memory_bytes // 2
             )
-        deadline_s = self._settings.store_deadline_s
-        return Route(store, source.key, source.version, throttle, self._pool, deadline_s)
+        source, deadline_s = file.source, self._settings.store_deadline_s
+        return Route(store, source.key, source.version, throttle, file.disk, self._pool, deadline_s)
 
     def changed(self, file: CachedFile) -> None:
         """Save the file's residency with the next batch."""
         self._dirty.add(file)
+        if not file.is_counted:
+            file.is_counted = True
+            file.disk.files += 1
+
+    def lost(self, file: CachedFile) -> None:
+        """The local file is gone: begin another, under another name, since a crash now may leave the row of the old."""
+        old_id, file.id = file.id, file.disk.new_id()
+        file.stored = PageFile(file.disk.file_path(file.id), file.source.size)
+        file.disk.index.forget([old_id])
+        self._dirty.add(file)
+        for told in self.on_drop:
+            told(old_id)
 
     def released(self, file: CachedFile) -> None:
-        """Nothing to do: an idle file stays known until the memory bound asks for its place."""
+        """An idle file stays known until the memory bound asks for its place, save when a newer version is here."""
+        if file.is_outdated and file not in self._saving:
+            self._drop(file.disk, [_row(file)], keep_pinned=False)
 
     def admit(self, file: CachedFile, size: int) -> bool:
         """Count `size` bytes in on the file's disk, evicting as the policy allows; False: read through."""
-        disk, dataset = file.disk, file.source.dataset
+        disk = file.disk
         if not disk.accepts_writes:
             return False
-        lacking = disk.lacking_bytes(size)
-        if lacking:
-            self._make_room(disk, file.source, lacking)
+        if disk.lacking_bytes(size):
+            self._make_room(disk, file.source, size)
             if disk.lacking_bytes(size):
                 return False
-        disk.take(dataset, size)
+        disk.take(file.source.dataset, size)
         return True
 
-    def _make_room(self, disk: CacheDisk, source: Source, lacking: int) -> None:
-        uses = [Use(d, size, self._read_at.get(d, float("-inf"))) for d, size in disk.bytes_of.items() if size]
-        now_s = self._clock.monotonic()
-        for dataset, size in plan_eviction(source.dataset, lacking, uses, now_s=now_s, policy=source.policy) or ():
-            self._evict(disk, dataset, size)
+    def _make_room(self, disk: CacheDisk, source: Source, size: int) -> None:
+        """Evict until `size` bytes fit, as far as the policy allows."""
+        while lacking := disk.lacking_bytes(size):
+            now_s = self._clock.monotonic()
+            uses = [
+                Use(dataset, held, self._read_at.get(dataset, float("-inf")))
+                for dataset, held in disk.bytes_of.items()
+                if held > 0 and self._nothing_to_evict.get((disk, dataset), now_s) <= now_s
+            ]
+            plan = plan_eviction(source.dataset, lacking, uses, now_s=now_s, policy=source.policy)
+            if not plan:
+                return
+            dataset, wanted = plan[0]
+            # A little more than needed, so that a full cache does not pay the query for every file.
+            self._evict(disk, dataset, max(wanted, min(disk.capacity_bytes() // EVICT_SHARE, EVICT_BYTES)))
+            if disk.lacking_bytes(size) > lacking - wanted:  # pinned, or open: take from the next one
+                self._nothing_to_evict[disk, dataset] = now_s + LOOK_AGAIN_S
 
     def _evict(self, disk: CacheDisk, dataset: Dataset, size: int) -> None:
         """Delete least recently used files of a data set until `size` bytes are free or none is left."""
-        disk.index.save([_row(file) for file in self._dirty if file.disk is disk])
+        try:
+            disk.index.save([_row(file) for file in self._dirty if file.disk is disk and file not in self._saving])
+        except sqlite3.Error as error:
+            log.warning("index.not_saved", reason=str(error))  # what is in it is enough to go on
         offset = 0
         while size > 0:
             rows = disk.index.oldest(*dataset, limit=EVICT_BATCH, offset=offset)
@@ -243,39 +358,40 @@ class Cache:
                 return
             chosen: list[Row] = []
             for row in rows:
-                if size > 0 and self._may_drop(row):
+                if size > 0 and self._may_drop(disk, row):
                     chosen.append(row)
                     size -= row.resident
-            self.traffic.files_evicted += len(chosen)
-            self.traffic.bytes_evicted += sum(row.resident for row in chosen)
-            self._drop(disk, chosen)
-            offset += len(rows) - len(chosen)
+            files, freed = self._drop(disk, chosen)
+            self.traffic.files_evicted += files
+            self.traffic.bytes_evicted += freed
+            offset += len(rows)  # forgotten rows stay in place until they are deleted
 
-    def _may_drop(self, row: Row, *, keep_pinned: bool = True) -> bool:
+    def _may_drop(self, disk: CacheDisk, row: Row, *, keep_pinned: bool = True) -> bool:
+        if disk.index.is_forgotten(row.id):
+            return False
         live = self._live.get((row.location, row.key, row.version))
         if live is not None and (live.opens or live in self._saving):
             return False
         return not (keep_pinned and self.is_pinned(row.location, row.key))
 
     def _drop(self, disk: CacheDisk, rows: Iterable[Row], *, keep_pinned: bool = True) -> tuple[int, int]:
-        """Delete cache files, unless open or pinned; return their count and bytes."""
-        dropped: list[Row] = []
-        for row in rows:
-            if not self._may_drop(row, keep_pinned=keep_pinned):
-                continue
+        """Delete cache files that the index has now, unless open or pinned; return their count and bytes."""
+        dropped, freed = [row for row in rows if self._may_drop(disk, row, keep_pinned=keep_pinned)], 0
+        for row in dropped:
             live = self._live.pop((row.location, row.key, row.version), None)
             resident = row.resident if live is None else live.stored.residency.resident_bytes
             if live is not None:
                 self._dirty.discard(live)
             disk.take(Dataset(row.mount, row.folder), -resident)
-            dropped.append(row._replace(resident=resident))
+            disk.files -= 1
+            freed += resident
         if dropped:
-            disk.index.delete(row.id for row in dropped)
-            self._pool.submit(_unlink_all, [PageFile(disk.file_path(row.id), row.size) for row in dropped])
+            disk.index.forget(row.id for row in dropped)
+            self._pool.submit(_unlink_all, [disk.file_path(row.id) for row in dropped])
             for row in dropped:
                 for told in self.on_drop:
                     told(row.id)
-        return len(dropped), sum(row.resident for row in dropped)
+        return len(dropped), freed
 
     # ------------------------------------------------------------------ what people ask
 
@@ -285,17 +401,21 @@ class Cache:
 
     async def free(self, location: str, prefix: str) -> tuple[int, int]:
         """Drop what is cached of a key, or below a prefix, unless pinned or open; return files and bytes."""
-        await self._save()
+        await self.save()
         files = size = 0
+        is_key = bool(prefix) and not prefix.endswith("/")
         for disk in self.disks:
-            rows = list(disk.index.below(location, prefix))
-            if prefix and not prefix.endswith("/"):
-                rows = [row for row in rows if row.key == prefix]
-            for start in range(0, len(rows), EVICT_BATCH):
-                more_files, more_bytes = self._drop(disk, rows[start : start + EVICT_BATCH])
+            last_id = 0
+            while rows := disk.index.below(location, prefix, last_id, EVICT_BATCH):
+                last_id = rows[-1].id
+                more_files, more_bytes = self._drop(disk, [row for row in rows if not is_key or row.key == prefix])
                 files, size = files + more_files, size + more_bytes
                 await asyncio.sleep(0)  # readers go first
         return files, size
+
+    def files(self) -> list[CachedFile]:
+        """The files whose state is in memory: every one that is open, and those used lately."""
+        return list(self._live.values())
 
     def use(self) -> list[DiskUse]:
         """What each cache folder holds."""
@@ -304,6 +424,10 @@ class Cache:
     def counters(self) -> dict[str, int]:
         """What the cache did since the start."""
         return asdict(self.traffic)
+
+
+def _is_sound(row: Row, source: Source) -> bool:
+    return row.size == source.size and len(row.sums) == 8 * page_count(row.size)
 
 
 def _row(file: CachedFile) -> Row:
@@ -321,11 +445,11 @@ def _row(file: CachedFile) -> Row:
         file.stored.sums.tobytes(),
         residency.resident_bytes,
         file.used_at,
-        file.stored.trusted,
+        not file.stored.doubted,
     )
 
 
-def _unlink_all(files: list[PageFile]) -> None:
+def _unlink_all(files: list[str]) -> None:
     for file in files:
         with contextlib.suppress(OSError):
-            file.unlink()
+            os.unlink(file)

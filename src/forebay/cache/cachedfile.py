@@ -1,15 +1,18 @@
 """One version of one object, as far as it is cached: what open handles share.
 
-Pages live in two page files: one on a cache disk (`stored`), and one in memory for pages that the cache could not
-admit (`passing`), which is bounded and gone with the last handle.  A page is fetched by at most one flight.
+Pages live on a cache disk (`stored`), or in memory if the cache could not admit them (`_passing`), which is bounded
+and gone with the last handle.  A page is fetched by at most one flight.
 
 *Callers*: open files and loaders, on the loop.  *Locks*: none; every method but those marked `async` is atomic on
 the loop.  *Awaits*: flights, the disk pool.  *Invariants*: `opens` counts handles and flights, and descriptors are
-open only while it is positive; a read returns bytes of this version only, or raises.
+open only while it is positive; a read returns bytes of this version only, or raises; bytes counted in on the disk are
+those of the pages present and of the admitted flights.
 *On crash*: pages that were saved in the index are used again, others are fetched again.
 """
 
 import asyncio
+import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,8 +20,9 @@ import structlog
 
 from forebay.cache.disk import CacheDisk
 from forebay.cache.flights import SINGLE_PAGES_MAX, Flight, Route
-from forebay.cache.pagefile import PageFile
-from forebay.cache.pages import PAGE_BYTES, Run, bytes_of, page_count, pages_of, split
+from forebay.cache.pagefile import FileLost, PageFile
+from forebay.cache.pages import PAGE_BYTES, Run, bits_of, bytes_of, page_count, pages_of, runs_of, split
+from forebay.cache.passing import PassingPages, PassingPool
 from forebay.cache.policy import Dataset
 from forebay.errors import Corrupt, FsError, NoSpace, TimedOut
 from forebay.stores.base import Store
@@ -28,7 +32,10 @@ from forebay.units import MIB
 log = structlog.get_logger()
 
 PART_PAGES = 8  # 8 MiB parts: measured best per CPU and byte on a near store; several are in flight on a far one
-PASSING_BYTES = 16 * MIB  # pages of one file held in memory when the cache does not admit them
+PARTS_MAX = 8  # of one file that is loaded whole: the store's slots are for all
+PASSING_AHEAD_BYTES = 8 * MIB  # read ahead of a reader while pages are only held in memory
+AT_ONCE_BYTES = 2 * MIB  # read on the loop if the page cache has it: 0.2 ms
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)  # they pass; the file is as good as ever
 ATTEMPTS = 3  # a page that was dropped, or whose background flight failed, is asked for again
 
 
@@ -64,9 +71,10 @@ class Owner(Protocol):
 
     traffic: Traffic
     readahead_bytes: int
+    passing: PassingPool
 
-    def route(self, source: Source) -> Route:
-        """How to fetch."""
+    def route(self, file: "CachedFile", store: Store) -> Route:
+        """How to fetch through one of the stores that show the file's location."""
         ...
 
     def admit(self, file: "CachedFile", size: int) -> bool:
@@ -75,6 +83,10 @@ class Owner(Protocol):
 
     def changed(self, file: "CachedFile") -> None:
         """The file's residency changed: save it some time."""
+        ...
+
+    def lost(self, file: "CachedFile") -> None:
+        """The local file was not what it should be and is gone: give it another."""
         ...
 
     def released(self, file: "CachedFile") -> None:
@@ -89,9 +101,13 @@ class CachedFile:
         "_flights",
         "_owner",
         "_passing",
+        "_reading",
         "_tasks",
         "disk",
         "id",
+        "is_counted",
+        "is_outdated",
+        "is_saved",
         "opens",
         "source",
         "stored",
@@ -104,16 +120,23 @@ class CachedFile:
         self.disk = disk
         self.id = file_id
         self.stored = stored
-        self._passing: PageFile | None = None
-        self._flights: dict[int, Flight] = {}  # by page
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._passing: PassingPages | None = None
+        self._flights: dict[int, Flight] | None = None  # by page; None while there is none: most files are complete
+        self._tasks: dict[asyncio.Task[None], Flight] | None = None
+        self._reading: list[Run] | None = None
         self.opens = 0
         self.used_at = 0  # seconds since 1970, coarse
+        self.is_counted = False  # among the files of its disk
+        self.is_saved = False  # in the index
+        self.is_outdated = False  # a newer version is cached: drop this one when it is closed
+
+    def __repr__(self) -> str:
+        return f"<CachedFile {self.id:x} {self.source.key!r} {self.stored.residency} {self.opens} opens>"
 
     @property
     def complete(self) -> bool:
         """Are all bytes on the disk, and trusted?"""
-        return self.stored.residency.complete and self.stored.trusted
+        return self.stored.complete
 
     def acquire(self) -> None:
         """One more handle or flight."""
@@ -122,6 +145,7 @@ class CachedFile:
     def release(self) -> None:
         """One less; the last closes the descriptors."""
         self.opens -= 1
+        assert self.opens >= 0
         if self.opens == 0:
             self.stored.close()
             if self._passing is not None:
@@ -131,12 +155,12 @@ class CachedFile:
 
     def local_fd(self) -> int | None:
         """A descriptor of the complete file, owned by this object; None while bytes are missing or untrusted."""
-        if not self.complete or self.source.size == 0:
+        if not self.stored.complete or self.source.size == 0:
             return None
         try:
-            return self.stored.fd()
-        except (OSError, Corrupt) as error:
-            self._lose(error)
+            return self.stored.descriptor().number
+        except OSError as error:
+            self._lose(self.stored, error)
             return None
 
     def read_now(self, offset: int, into: memoryview) -> int:
@@ -144,24 +168,24 @@ class CachedFile:
         length = min(len(into), self.source.size - offset)
         if length <= 0:
             return 0
-        run = pages_of(offset, length, self.source.size)
-        pages = self._pages_with(run)
-        if pages is None:
-            return -1
+        stored = self.stored
+        if not stored.complete:
+            run = pages_of(offset, length, self.source.size)
+            if not stored.has(run):
+                if self._passing is not None and self._passing.residency.has(run):
+                    return self._passing.read_now(offset, into[:length])
+                return -1
         try:
-            return pages.read_now(offset, into[:length])
-        except (OSError, Corrupt) as error:
-            self._lose(error)
+            return stored.read_now(offset, into[:length])
+        except OSError as error:
+            self._lose(stored, error)
             return -1
 
-    def _pages_with(self, run: Run) -> PageFile | None:
-        if self.stored.trusted and self.stored.residency.has(run):
-            return self.stored
-        if self._passing is not None and self._passing.residency.has(run):
-            return self._passing
-        return None
+    # ------------------------------------------------------------------ reading
 
-    async def read(self, offset: int, length: int, *, deadline_s: float, ahead: ByteRange | None = None) -> Buffer:
+    async def read(
+        self, offset: int, length: int, *, store: Store, deadline_s: float, ahead: ByteRange | None = None
+    ) -> Buffer:
         """The bytes `[offset, offset + length)`, short only at the end of the file.
 
         What is missing of them is asked for first, then what is missing of `ahead`, in the background.
@@ -173,221 +197,300 @@ class CachedFile:
         length = min(length, self.source.size - offset)
         if length <= 0:
             return b""
+        run = pages_of(offset, length, self.source.size)
+        reading = self._reading = self._reading or []
+        reading.append(run)
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._read(offset, length, ahead)
+                return await self._read(run, offset, length, store, ahead)
         except TimeoutError as error:
             if isinstance(error, FsError):
                 raise
             message = f"{self.source.store.location}: {self.source.key!r} not read within {deadline_s:g} s"
             raise TimedOut(message) from error
+        finally:
+            reading.remove(run)
 
-    async def _read(self, offset: int, length: int, ahead: ByteRange | None) -> Buffer:
-        await self._verify()
-        run = pages_of(offset, length, self.source.size)
-        error: FsError | None = None
-        for _ in range(ATTEMPTS):
+    async def _read(self, run: Run, offset: int, length: int, store: Store, ahead: ByteRange | None) -> Buffer:
+        for attempt in range(ATTEMPTS):
             try:
-                await self._fetch_missing(run, ahead)
-                return await self._assemble(run, offset, length)
-            except Corrupt as again:
-                error = again
-        raise Corrupt(f"{self.source.key}: {error}") from error
+                await self._verify(run)
+                flights = self._fetch_missing(run, store, ahead)
+                for flight, page in flights.items():  # the last page of the run in each flight: they land in order
+                    await _arrival(flight, page)
+                return await self._assemble(run, offset, length, flights)
+            except _Again as again:
+                if attempt == ATTEMPTS - 1:
+                    raise again.reason from again
+            except Corrupt:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _fetch_missing(self, run: Run, ahead: ByteRange | None) -> None:
+    def _is_read(self, page: int) -> bool:
+        """Does a reader wait for that page?"""
+        return any(run.first <= page < run.stop for run in self._reading or ())
+
+    def _fetch_missing(self, run: Run, store: Store, ahead: ByteRange | None) -> dict[Flight, int]:
+        """Launch what is missing; the flights that carry pages of `run`, with the last such page of each."""
         for wanted in self._missing(self._widened(run)):
             for part in split(wanted, PART_PAGES):
-                self._launch(part, background=False)
+                self._launch(part, store, background=False)
         if ahead is not None:
-            self.fetch_ahead(ahead)
-        waits = {id(flight): (flight, page) for page in range(*run) if (flight := self._flights.get(page))}
-        for flight, page in waits.values():  # the last page of the run in each flight: pages land in order
-            try:
-                await flight.wait(page)
-            except FsError as error:
-                if flight.background:
-                    raise _Again(str(error)) from error  # ours may still succeed: ask in our own name
-                raise
+            self.fetch_ahead(ahead, store)
+        if not self._flights:
+            return {}
+        return {flight: page for page in range(*run) if (flight := self._flights.get(page)) is not None}
 
     def _widened(self, run: Run) -> Run:
         # A small object comes whole, in one request.
         count = page_count(self.source.size)
         return Run(0, count) if count <= SINGLE_PAGES_MAX else run
 
-    def _missing(self, run: Run) -> list[Run]:
-        """Pages of `run` that are neither here nor on their way."""
-        runs: list[Run] = []
-        for absent in self.stored.residency.missing(run):
-            for page in range(*absent):
-                if page in self._flights or (self._passing and self._passing.residency.has(Run(page, page + 1))):
-                    continue
-                if runs and runs[-1].stop == page:
-                    runs[-1] = Run(runs[-1].first, page + 1)
-                else:
-                    runs.append(Run(page, page + 1))
-        return runs
+    def _missing(self, run: Run, *, on_disk: bool = False) -> list[Run]:
+        """Pages of `run` that are neither here nor on their way; with `on_disk`, those in memory are missing too."""
+        absent = bits_of(run) & ~self.stored.residency.mask
+        if absent and self._flights:
+            for page in self._flights:
+                absent &= ~(1 << page)
+        if absent and self._passing is not None and not on_disk:
+            absent &= ~self._passing.residency.mask
+        return list(runs_of(absent)) if absent else []
 
-    async def _assemble(self, run: Run, offset: int, length: int) -> Buffer:
-        loop, pool = asyncio.get_running_loop(), self._owner.route(self.source).pool
-        pages = self._pages_with(run)
-        if pages is not None:
-            return await loop.run_in_executor(pool, self._read_stored, pages, offset, length)
-        pieces: list[bytes] = []  # some pages on disk and some in memory
+    async def _assemble(self, run: Run, offset: int, length: int, flights: Iterable[Flight]) -> Buffer:
+        for flight in flights:
+            if flight.data is not None and flight.run.first <= run.first and run.stop <= flight.run.stop:
+                start = offset - flight.run.first * PAGE_BYTES
+                return flight.data[start : start + length]
+        stored = self.stored
+        if stored.has(run):
+            return await self._read_stored(stored, offset, length)
+        pieces: list[Buffer] = []  # some pages on disk, some in memory
         for page in range(*run):
-            one = self._pages_with(Run(page, page + 1))
-            if one is None:
-                raise _Again("a page was dropped while it was waited for")
             start = max(offset, page * PAGE_BYTES)
             stop = min(offset + length, (page + 1) * PAGE_BYTES)
-            pieces.append(await loop.run_in_executor(pool, self._read_stored, one, start, stop - start))
-        return b"".join(pieces)
+            pieces.append(await self._read_piece(page, start, stop - start, flights))
+        return b"".join(memoryview(piece) for piece in pieces)
 
-    def _read_stored(self, pages: PageFile, offset: int, length: int) -> bytes:
+    async def _read_piece(self, page: int, offset: int, length: int, flights: Iterable[Flight]) -> Buffer:
+        one = Run(page, page + 1)
+        for flight in flights:
+            if flight.data is not None and flight.run.first <= page < flight.run.stop:
+                start = offset - flight.run.first * PAGE_BYTES
+                return flight.data[start : start + length]
+        if self._passing is not None and self._passing.residency.has(one):
+            into = bytearray(length)
+            self._passing.read_now(offset, memoryview(into))
+            return into
+        if self.stored.has(one):
+            return await self._read_stored(self.stored, offset, length)
+        raise _Again(FsError(f"{self.source.key}: a page was dropped again and again while it was waited for"))
+
+    async def _read_stored(self, stored: PageFile, offset: int, length: int) -> Buffer:
         try:
-            return pages.read(offset, length)
+            into = bytearray(min(length, AT_ONCE_BYTES))
+            if length <= AT_ONCE_BYTES and stored.read_now(offset, memoryview(into)) == length:
+                return into  # just written, mostly
+            pool = self._owner.route(self, self.source.store).pool
+            return await asyncio.get_running_loop().run_in_executor(pool, stored.read, offset, length)
         except OSError as error:
-            if isinstance(error, FsError):
-                raise
-            raise Corrupt(f"cache file {pages.path}: {error.strerror}") from error
+            self._lose(stored, error)
+            raise _Again(FsError(f"{self.source.key}: the cache disk cannot be read: {error}")) from error
+
+    # ------------------------------------------------------------------ fetching
 
     @property
     def window_max(self) -> int:
         """How far ahead of a reader to fetch, bytes: little while pages are only held in memory."""
-        return PASSING_BYTES // 2 if self._passing is not None else self._owner.readahead_bytes
+        return PASSING_AHEAD_BYTES if self._passing is not None else self._owner.readahead_bytes
 
-    def fetch_ahead(self, span: ByteRange) -> None:
+    def fetch_ahead(self, span: ByteRange, store: Store) -> None:
         """Begin to fetch bytes in the background, as far as they are missing."""
         for wanted in self._missing(pages_of(span.start, span.size, self.source.size)):
             for part in split(wanted, PART_PAGES):
-                self._launch(part, background=True)
+                self._launch(part, store, background=True)
 
-    async def fetch_all(self) -> None:
+    async def fetch_all(self, store: Store) -> None:
         """Bring the whole file into the cache.
 
         Raises:
             NoSpace: the cache does not admit it.
             FsError: the store failed.
         """
-        await self._verify()
-        for part in self._missing_parts():
-            while len(self._tasks) >= PART_PAGES:  # a file's parts do not take every slot of the store
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-            self._launch(part, background=True, must_admit=True)
-        for flight in set(self._flights.values()):
-            await flight.wait(flight.run.stop - 1)
+        whole = Run(0, page_count(self.source.size))
+        for attempt in range(ATTEMPTS):
+            try:
+                for part in split(whole, PART_PAGES):
+                    await self._verify(part)
+                await self._fetch_parts(whole, store)
+                break
+            except _Again as again:
+                if attempt == ATTEMPTS - 1:
+                    raise again.reason from again
+            except Corrupt:
+                if attempt == ATTEMPTS - 1:
+                    raise
         if not self.complete:
             raise NoSpace(f"{self.source.key}: the cache is full of data that is in use")
 
-    def _missing_parts(self) -> list[Run]:
-        whole = Run(0, page_count(self.source.size))
-        return [part for absent in self._missing(whole) for part in split(absent, PART_PAGES)]
+    async def _fetch_parts(self, whole: Run, store: Store) -> None:
+        while True:
+            missing = self._missing(whole, on_disk=True)
+            if missing and len(self._tasks or ()) < PARTS_MAX:
+                part = Run(missing[0].first, min(missing[0].stop, missing[0].first + PART_PAGES))
+                self._launch(part, store, background=True, must=True)
+            elif self._tasks:
+                await self._any_landing()
+            else:
+                return
 
-    def _launch(self, run: Run, *, background: bool, must_admit: bool = False) -> None:
-        admitted = self._owner.admit(self, bytes_of(run, self.source.size))
-        if must_admit and not admitted:
+    async def _any_landing(self) -> None:
+        flights = dict(self._tasks or {})
+        done, _ = await asyncio.wait(flights, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            error = flights[task].error
+            if error is not None:
+                raise error
+
+    def _launch(self, run: Run, store: Store, *, background: bool, must: bool = False) -> None:
+        size = bytes_of(run, self.source.size)
+        admitted = self._owner.admit(self, size)
+        if must and not admitted:
             raise NoSpace("the cache is full of data that is in use; free some, or give it more room")
-        flight = Flight(self.stored if admitted else self._memory(), run, background=background)
+        flight = Flight(self.stored if admitted else self._memory(), run, store, background=background)
+        flight.admitted = size if admitted else 0
         self.acquire()
+        self._flights = self._flights or {}
         self._flights.update(dict.fromkeys(range(*run), flight))
-        task = asyncio.create_task(self._fly(flight, admitted), name=f"flight {self.id:x} {run}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._fly(flight), name="flight")
+        self._tasks = self._tasks or {}
+        self._tasks[task] = flight
+        task.add_done_callback(self._flown)
 
-    async def _fly(self, flight: Flight, admitted: bool) -> None:
+    async def _fly(self, flight: Flight) -> None:
         traffic = self._owner.traffic
-        unlanded = bytes_of(flight.run, self.source.size)
-
-        def landed(run: Run) -> None:
-            nonlocal unlanded
-            size = bytes_of(run, self.source.size)
-            unlanded -= size
-            traffic.bytes_from_store += size
-            self._landed(flight.pages, run, size)
-            for page in range(*run):
-                del self._flights[page]
-
         traffic.flights += 1
         try:
-            await flight.fly(self._owner.route(self.source), landed)
+            await flight.fly(self._owner.route(self, flight.store), self._landed)
         except OSError as error:
             traffic.flights_failed += 1
-            self._abandon(flight)
-            flight.fail(self._translated(error))
-        finally:
-            self._abandon(flight)
-            if flight.error is None and unlanded:
-                flight.fail(TimedOut("the daemon is stopping"))
-            if admitted and unlanded:
-                self.disk.take(self.source.dataset, -unlanded)
-            self.release()
+            self._end(flight)  # before its waiters hear of it: they may ask again
+            flight.fail(self._translated(flight, error))
 
-    def _abandon(self, flight: Flight) -> None:
-        for page in range(*flight.run):
+    def _landed(self, flight: Flight, run: Run) -> None:
+        size = bytes_of(run, self.source.size)
+        self._owner.traffic.bytes_from_store += size
+        if flight.pages is self.stored:
+            flight.admitted -= size
+            self.stored.residency.add(run)
+            self._owner.changed(self)
+        elif isinstance(flight.pages, PassingPages):
+            self._owner.traffic.bytes_read_through += size
+            flight.pages.landed(run)
+        # else the cache file was lost meanwhile, and what is written in it
+        self._forget(flight, run)
+
+    def _flown(self, task: asyncio.Task[None]) -> None:
+        # Here and not in `_fly`, which never runs if it is cancelled before its first step.
+        assert self._tasks is not None
+        flight = self._tasks.pop(task)
+        self._end(flight)
+        flight.fail(TimedOut(f"{self.source.key}: the fetch was given up"))
+        if not self._tasks:
+            self._tasks = self._flights = None
+        self.release()
+
+    def _end(self, flight: Flight) -> None:
+        """What of a flight has not landed will not come: give its place back."""
+        self._forget(flight, flight.run)
+        if flight.admitted:
+            self.disk.take(self.source.dataset, -flight.admitted)
+            flight.admitted = 0
+
+    def _forget(self, flight: Flight, run: Run) -> None:
+        assert self._flights is not None
+        for page in range(*run):
             if self._flights.get(page) is flight:
                 del self._flights[page]
 
-    def _landed(self, pages: PageFile, run: Run, size: int) -> None:
-        pages.residency.add(run)
-        if pages is self.stored:
-            self._owner.changed(self)
-            return
-        self._owner.traffic.bytes_read_through += size
-        excess = pages.residency.resident_bytes - PASSING_BYTES
-        for old in pages.residency.present() if excess > 0 else ():
-            if old.first < run.first:  # a reader goes forward: what lies behind goes first
-                pages.drop(Run(old.first, min(old.stop, run.first)))
-
-    def _memory(self) -> PageFile:
+    def _memory(self) -> PassingPages:
         if self._passing is None:
-            self._passing = PageFile(None, self.source.size)
+            self._passing = PassingPages(self._owner.passing, self.source.size, self._is_read)
         return self._passing
 
-    def _translated(self, error: OSError) -> FsError:
+    def _translated(self, flight: Flight, error: OSError) -> FsError:
+        if isinstance(error, FileLost):
+            if isinstance(flight.pages, PageFile):
+                self._lose(flight.pages, error)
+            return _Again(error)
         if isinstance(error, FsError):
             return error
         self.disk.write_failed(error)  # our own disk, not the store: read through for a while
-        return _Again(f"the cache disk failed: {error.strerror}")
+        return _Again(NoSpace(f"the cache disk failed: {error.strerror}"))
 
-    async def _verify(self) -> None:
-        """After an unclean reboot: drop the pages whose bytes are not what their checksum says."""
-        if self.stored.trusted:
-            return
-        loop, pool = asyncio.get_running_loop(), self._owner.route(self.source).pool
-        try:
-            wrong = await loop.run_in_executor(pool, self.stored.wrong_pages)
-        except (OSError, Corrupt) as error:
-            self._lose(error)
-            return
-        if not self.stored.trusted:  # else another reader was quicker
-            self._trust(wrong)
+    async def landed(self) -> None:
+        """Wait until nothing of it is on its way any more."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
 
-    def _trust(self, wrong: list[int]) -> None:
-        self.stored.trusted = True
-        for page in wrong:
-            self._discard(Run(page, page + 1))
-        self._owner.traffic.pages_dropped_corrupt += len(wrong)
+    async def settle(self, store: Store | None = None) -> None:
+        """Cancel flights (those through one store, or all) and wait for their end."""
+        tasks = [task for task, flight in (self._tasks or {}).items() if store is None or flight.store is store]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------------ doubt and loss
+
+    async def _verify(self, run: Run) -> None:
+        """After an unclean reboot: drop the pages of `run` whose bytes are not what their checksum says."""
+        stored = self.stored
+        bits = stored.doubted & bits_of(run)
+        if not bits:
+            return
+        pool = self._owner.route(self, self.source.store).pool
+        for part in runs_of(bits):
+            try:
+                wrong = await asyncio.get_running_loop().run_in_executor(pool, stored.wrong_pages, part)
+            except OSError as error:
+                self._lose(stored, error)
+                return
+            if stored is not self.stored:
+                return
+            for page in wrong:
+                if stored.doubted & 1 << page:  # else another reader was quicker
+                    self._discard(Run(page, page + 1))
+                    self._owner.traffic.pages_dropped_corrupt += 1
+            stored.doubted &= ~bits_of(part)
         self._owner.changed(self)
 
-    def _lose(self, error: Exception) -> None:
-        """The local file is gone or unreadable: forget its pages; they are fetched again."""
-        log.warning("cache.file_lost", key=self.source.key, reason=str(error))
+    def _lose(self, stored: PageFile, error: OSError) -> None:
+        """The local file is gone or unreadable: forget its pages; they are fetched again, into a new file."""
+        if stored is not self.stored or error.errno in _SHORTAGES:
+            return
+        log.warning("cache.file_lost", key=self.source.key, file=stored.path, reason=str(error))
         self._discard(Run(0, page_count(self.source.size)))
-        self.stored.trusted = True
-        self.stored.close()
-        self.stored.unlink()
-        self._owner.changed(self)
+        stored.abandon()
+        self._owner.lost(self)
 
     def _discard(self, run: Run) -> None:
         before = self.stored.residency.resident_bytes
         self.stored.residency.discard(run)
         self.disk.take(self.source.dataset, self.stored.residency.resident_bytes - before)
 
-    async def settle(self) -> None:
-        """Cancel flights and wait for their end (the daemon stops)."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+async def _arrival(flight: Flight, page: int) -> None:
+    try:
+        await flight.wait(page)
+    except FsError as error:
+        if flight.background and not isinstance(error, _Again):
+            raise _Again(error) from error  # ours may still succeed: ask in our own name
+        raise
 
 
 class _Again(Corrupt):
-    """Ask once more: nothing is wrong with the store."""
+    """Ask once more; after the last attempt `reason` is the error to tell."""
+
+    def __init__(self, reason: FsError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason

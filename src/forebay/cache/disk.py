@@ -5,7 +5,11 @@ The bound is the configured capacity, and never more than leaves the reserve of 
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,14 +19,18 @@ from forebay.cache.index import BOOT_ID, CacheIndex
 from forebay.cache.policy import Dataset
 from forebay.clock import Clock
 from forebay.config.settings import CacheDir
-from forebay.errors import Denied, NoSpace
-from forebay.units import MIB
+from forebay.errors import Busy, Denied, NoSpace
+from forebay.types import Buffer
+from forebay.units import KIB, MIB
 
 log = structlog.get_logger()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 FREE_CHECK_S = 1.0  # statvfs at most this often, so that admission costs no system call
 FAILED_PAUSE_S = 30.0  # a disk that refused a write gets no new bytes for so long
+AT_ONCE_BYTES = 256 * KIB  # written on the loop while the disk is quick: less than a hand-over to a thread costs
+QUICK_S = 5e-3  # a write that takes longer waited for the disk
+SLOW_PAUSE_S = 10.0  # then writes go to the pool for so long: one reader in ten seconds may meet a stall, not all
 SLACK_BYTES = 64 * MIB  # others may take this much of the disk between two looks
 
 
@@ -41,30 +49,60 @@ class CacheDisk:
     """See the module.  All methods on the event loop, unless they say otherwise."""
 
     def __init__(self, folder: CacheDir, *, reserve: float, clock: Clock) -> None:
+        """Take the folder.
+
+        Raises:
+            Denied, NoSpace: it cannot be used.
+            Busy: another daemon uses it.
+        """
         self.path = folder.path
         self._limit_bytes = folder.capacity_bytes
         self._reserve = reserve
         self._clock = clock
         self._checked_at = float("-inf")
         self._failed_until = float("-inf")
+        self._slow_until = float("-inf")
         self._free_bytes = self._reserve_bytes = 0
         self._used_at_check = 0
-        _make_folder(self.path)
-        self.index = CacheIndex(self.path / "index.db", BOOT_ID.read_text().strip())
+        self._lock = _take_folder(self.path)
+        try:
+            self.index = CacheIndex(self.path / "index.db", BOOT_ID.read_text().strip())
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise NoSpace(
+                f"the index of the cache folder {self.path} cannot be written: {error}; free some space on that disk, "
+                "or choose another folder with `cache_dirs`",
+                path=str(self.path),
+            ) from error
+        self._files = f"{self.path}/files"
+        if self.index.is_fresh:
+            self._set_aside()
         self._next_id = self.index.session << 32  # ids of sessions never meet: a crash cannot reuse a name
         self.bytes_of: dict[Dataset, int] = {}
-        for mount, top, size, _ in self.index.usage():
+        self.files = 0
+        for mount, top, size, count in self.index.usage():
             self.bytes_of[Dataset(mount, top)] = size
+            self.files += count
         self.used_bytes = sum(self.bytes_of.values())
+
+    def _set_aside(self) -> None:
+        """Files that no index knows are worth nothing: out of the way, until `remove_orphans` deletes them."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._files, f"{self.path}/lost-{os.getpid()}-{self._clock.time_ns()}")
+
+    def close(self, *, clean: bool) -> None:
+        """Close the index and give the folder back."""
+        self.index.close(clean=clean)
+        os.close(self._lock)
 
     def new_id(self) -> int:
         """An id that no file of this folder has or had."""
         self._next_id += 1
         return self._next_id
 
-    def file_path(self, file_id: int) -> Path:
+    def file_path(self, file_id: int) -> str:
         """Where the cache file of that id lies; 256 folders keep each small."""
-        return self.path / "files" / f"{file_id & 0xFF:02x}" / f"{file_id:016x}"
+        return f"{self._files}/{file_id & 0xFF:02x}/{file_id:016x}"
 
     def capacity_bytes(self) -> int:
         """Bytes this folder may hold now: the configured size, less what the reserve of free disk forbids."""
@@ -97,6 +135,20 @@ class CacheDisk:
         self.bytes_of[dataset] = self.bytes_of.get(dataset, 0) + size
         assert self.used_bytes >= 0
 
+    def write_at_once(self, feed: Callable[[Buffer], None], data: Buffer) -> bool:
+        """Write a small piece here and now, if that is quick: into the kernel's page cache; False: use the pool.
+
+        Raises what `feed` raises.
+        """
+        began = self._clock.monotonic()
+        if len(data) > AT_ONCE_BYTES or began < self._slow_until:
+            return False
+        feed(data)
+        ended = self._clock.monotonic()
+        if ended - began > QUICK_S:
+            self._slow_until = ended + SLOW_PAUSE_S
+        return True
+
     def write_failed(self, error: OSError) -> None:
         """The disk refused a write: read through for a while."""
         self._failed_until = self._clock.monotonic() + FAILED_PAUSE_S
@@ -106,16 +158,18 @@ class CacheDisk:
     def use(self) -> DiskUse:
         """What `forebay fs df` shows."""
         self._check_free(self._clock.monotonic())
-        files = sum(count for *_, count in self.index.usage())
         capacity = self.capacity_bytes()
-        return DiskUse(str(self.path), capacity, self.used_bytes, self._free_bytes, self._reserve_bytes, files)
+        return DiskUse(str(self.path), capacity, self.used_bytes, self._free_bytes, self._reserve_bytes, self.files)
 
     def remove_orphans(self) -> int:
-        """Delete files of earlier sessions that no row names (a crash left them); return how many.  Blocks."""
+        """Delete files that no row names (a crash, or a lost index, left them); return how many.  Blocks."""
         known, removed = self.index.ids(), 0
-        for folder in (self.path / "files").glob("??"):
+        for lost in self.path.glob("lost-*"):
+            removed += sum(len(files) for *_, files in os.walk(lost))
+            shutil.rmtree(lost, ignore_errors=True)
+        for folder in self.path.glob("files/??"):
             for entry in os.scandir(folder):
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, FileNotFoundError):
                     file_id = int(entry.name, 16)
                     if file_id >> 32 < self.index.session and file_id not in known:
                         os.unlink(entry.path)
@@ -132,15 +186,21 @@ class CacheDisk:
             os.close(fd)
 
 
-def _make_folder(path: Path) -> None:
+def _take_folder(path: Path) -> int:
+    """Make the folder, and take its lock for this process; the lock goes with the descriptor."""
     try:
         (path / "files").mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
         message = f"the cache folder {path} is not writable; choose another with `cache_dirs` or mend its owner"
         raise Denied(message, path=str(path)) from error
     except OSError as error:
         message = f"the cache folder {path} cannot be used: {error.strerror}; choose another with `cache_dirs`"
         raise NoSpace(message, path=str(path)) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        message = f"the cache folder {path} is in use by another Forebay daemon; give each its own with `cache_dirs`"
+        raise Busy(message, path=str(path)) from error
+    return lock

@@ -9,9 +9,10 @@ a saved map: then every row loses its trust, and pages are checked against their
 SQLite's own.  *On crash*: as above.
 """
 
+import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import structlog
 log = structlog.get_logger()
 
 SCHEMA_VERSION = 1
+SAVE_ROWS = 256  # in one transaction, about 3 ms
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # random(4): one value per boot
 
 _SCHEMA = """
@@ -60,110 +62,172 @@ class CacheIndex:
     """The index of one cache folder.  Keys and folder names are stored as bytes: any name a store has survives."""
 
     def __init__(self, path: Path, boot_id: str) -> None:
+        """Open or create.
+
+        Raises:
+            sqlite3.Error: the disk refuses, such as when it is full.
+        """
         self._path = path
-        try:
-            self._open()
-            self._begin_session(boot_id)
-        except sqlite3.DatabaseError as error:
-            log.warning("index.thrown_away", path=str(path), reason=str(error))
-            self.was_damaged = True
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
-            self._open()
-            self._begin_session(boot_id)
-
-    def _open(self) -> None:
-        self._reader = _connect(self._path)
-        self._reader.executescript(_SCHEMA)
-        self._writer = _connect(self._path)
+        self._dead: set[int] = set()  # forgotten, but not yet deleted: no query tells of them
         self._write_lock = threading.Lock()
-        self.was_damaged = False
+        try:
+            self._open(boot_id)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            log.warning("index.thrown_away", path=str(path), reason=str(error))
+            self._throw_away()
+            self._open(boot_id)
 
-    def _begin_session(self, boot_id: str) -> None:
+    def _open(self, boot_id: str) -> None:
+        self._reader = _connect(self._path)
+        self._writer = _connect(self._path)
+        self._reader.executescript(_SCHEMA)
         meta = dict(self._reader.execute("SELECT name, value FROM meta"))
         if meta and meta.get("schema") != str(SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"made by another version of Forebay (schema {meta.get('schema')})")
+            raise _OtherSchema(f"made by another version of Forebay (schema {meta.get('schema')})")
+        self.is_fresh = not meta
+        """No row is known: files that lie in the folder are of an index that is lost."""
         self.session = int(meta.get("session", "0")) + 1
+        has_crashed = meta.get("clean") != "1" and meta.get("boot_id", boot_id) != boot_id
+        if has_crashed and self._reader.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise _OtherSchema("the machine stopped without warning and left it damaged")
+        self._begin_session(boot_id, has_crashed=has_crashed)
+
+    def _begin_session(self, boot_id: str, *, has_crashed: bool) -> None:
+        values = {"schema": str(SCHEMA_VERSION), "session": str(self.session), "boot_id": boot_id, "clean": "0"}
+        self._writer.execute("PRAGMA synchronous = FULL")  # "not clean" must be on the disk before any new row is
         with self._writer:
-            if meta.get("clean") != "1" and meta.get("boot_id", boot_id) != boot_id:
+            if has_crashed:
                 self._writer.execute("UPDATE files SET trusted = 0")
                 log.warning("index.trust_lost", path=str(self._path), reason="the machine stopped without warning")
-            values = {
-                "schema": str(SCHEMA_VERSION),
-                "session": str(self.session),
-                "boot_id": boot_id,
-                "clean": "0",
-            }
             self._writer.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+        self._writer.execute("PRAGMA synchronous = OFF")
 
-    def find(self, location: str, key: str, version: str) -> Row | None:
-        """The row of one version, if there is one."""
-        found = self._reader.execute(
-            "SELECT * FROM files WHERE location = ? AND key = ? AND version = ?",
-            (location, _blob(key), version),
-        ).fetchone()
-        return None if found is None else _row(found)
+    def _throw_away(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def _select(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):  # the next start begins with an empty one; until then nothing is found
+                log.warning("index.thrown_away", path=str(self._path), reason=str(error))
+                self._throw_away()
+            else:
+                log.warning("index.not_read", path=str(self._path), reason=str(error))
+            return []
 
     def versions(self, location: str, key: str) -> list[Row]:
         """Every row of one object."""
-        rows = self._reader.execute("SELECT * FROM files WHERE location = ? AND key = ?", (location, _blob(key)))
-        return [_row(found) for found in rows]
+        return self.find(location, [key])
+
+    def find(self, location: str, keys: Sequence[str]) -> list[Row]:
+        """Every row of some objects, at most 1,000."""
+        marks = ",".join("?" * len(keys))
+        query = f"SELECT * FROM files WHERE location = ? AND key IN ({marks})"
+        rows = self._select(query, location, *map(_blob, keys))
+        return [_row(found) for found in rows if found[0] not in self._dead]
 
     def oldest(self, mount: str, folder: str, limit: int, offset: int = 0) -> list[Row]:
-        """Rows of one data set, least recently used first."""
-        rows = self._reader.execute(
-            "SELECT * FROM files WHERE mount = ? AND folder = ? ORDER BY used_at, id LIMIT ? OFFSET ?",
-            (mount, _blob(folder), limit, offset),
-        )
-        return [_row(found) for found in rows]
+        """Rows of one data set, least recently used first, those forgotten since the last `save` included."""
+        query = "SELECT * FROM files WHERE mount = ? AND folder = ? ORDER BY used_at, id LIMIT ? OFFSET ?"
+        return [_row(found) for found in self._select(query, mount, _blob(folder), limit, offset)]
 
-    def below(self, location: str, prefix: str) -> Iterator[Row]:
-        """Rows whose key is `prefix` or starts with `prefix`; "" means every row of the location."""
+    def below(self, location: str, prefix: str, after_id: int, limit: int) -> list[Row]:
+        """Rows whose key is `prefix` or starts with it ("" means all of the location), from an id on, by id.
+
+        Those forgotten since the last `save` are included.
+        """
         start = _blob(prefix)
-        rows = self._reader.execute(
-            "SELECT * FROM files WHERE location = ? AND key >= ? AND substr(key, 1, ?) = ?",
-            (location, start, len(start), start),
-        )
-        return map(_row, rows.fetchall())
+        query = "SELECT * FROM files WHERE id > ? AND location = ? AND substr(key, 1, ?) = ? ORDER BY id LIMIT ?"
+        return [_row(found) for found in self._select(query, after_id, location, len(start), start, limit)]
 
     def usage(self) -> list[tuple[str, str, int, int]]:
-        """Mount, folder, resident bytes and file count of each data set."""
-        rows = self._reader.execute("SELECT mount, folder, SUM(resident), COUNT(*) FROM files GROUP BY mount, folder")
+        """Mount, folder, resident bytes and file count of each data set, as last saved."""
+        rows = self._select("SELECT mount, folder, SUM(resident), COUNT(*) FROM files GROUP BY mount, folder")
         return [(mount, _name(folder), size, count) for mount, folder, size, count in rows]
 
     def idle_times(self) -> dict[tuple[str, str], float]:
         """Seconds since the last read of each data set, as last saved."""
-        return {(m, _name(f)): idle for m, f, idle in self._reader.execute("SELECT * FROM datasets")}
+        return {(m, _name(f)): idle for m, f, idle in self._select("SELECT * FROM datasets")}
 
     def ids(self) -> set[int]:
-        """Every file id in the index."""
-        return {found for (found,) in self._reader.execute("SELECT id FROM files")}
+        """Every file id in the index.  Any thread."""
+        connection = _connect(self._path)
+        try:
+            return {found for (found,) in connection.execute("SELECT id FROM files")}
+        finally:
+            connection.close()
 
-    def save(self, rows: Iterable[Row], idle: dict[tuple[str, str], float] | None = None) -> None:
-        """Write rows, new or changed.  Any thread."""
+    def save(self, rows: Sequence[Row], idle: dict[tuple[str, str], float] | None = None) -> None:
+        """Write rows, new or changed, and delete the forgotten ones.  Any thread.
+
+        Raises:
+            sqlite3.Error: the disk refuses.
+        """
+        dead = list(self._dead)
+        for start in range(0, max(1, len(rows)), SAVE_ROWS):  # the loop may want the lock in between
+            self._save_some(rows[start : start + SAVE_ROWS])
         with self._write_lock, self._writer:
-            self._writer.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (row._replace(key=_blob(row.key), folder=_blob(row.folder)) for row in rows),  # type: ignore[arg-type]
-            )
+            self._writer.executemany("DELETE FROM files WHERE id = ?", ((found,) for found in dead))
             if idle:
                 self._writer.executemany(
                     "INSERT OR REPLACE INTO datasets VALUES (?,?,?)",
                     ((mount, _blob(folder), s) for (mount, folder), s in idle.items()),
                 )
+        self._dead.difference_update(dead)
 
-    def delete(self, ids: Iterable[int]) -> None:
-        """Forget rows.  Any thread."""
+    def _save_some(self, rows: Sequence[Row]) -> None:
         with self._write_lock, self._writer:
-            self._writer.executemany("DELETE FROM files WHERE id = ?", ((found,) for found in ids))
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                (row._replace(key=_blob(row.key), folder=_blob(row.folder)) for row in rows),  # type: ignore[arg-type]
+            )
+
+    def outdated(self, rows: Iterable[Row]) -> list[tuple[str, str]]:
+        """Location and key of those rows that have an older version beside them.  Any thread."""
+        query = "SELECT 1 FROM files WHERE location = ? AND key = ? AND id < ?"
+        with self._write_lock:
+            return [
+                (row.location, row.key)
+                for row in rows
+                if self._writer.execute(query, (row.location, _blob(row.key), row.id)).fetchone()
+            ]
+
+    def is_forgotten(self, file_id: int) -> bool:
+        """Was that row forgotten since the last `save`?"""
+        return file_id in self._dead
+
+    @property
+    def has_forgotten(self) -> bool:
+        """Are there rows to delete?"""
+        return bool(self._dead)
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Forget rows: no query tells of them any more, and the next `save` deletes them."""
+        self._dead.update(ids)
 
     def close(self, *, clean: bool) -> None:
         """Close; `clean` says that every cached byte has been synced to disk."""
         with self._write_lock:
-            with self._writer:
+            with contextlib.suppress(sqlite3.Error), self._writer:
                 self._writer.execute("UPDATE meta SET value = ? WHERE name = 'clean'", ("1" if clean else "0",))
             self._reader.close()
             self._writer.close()
+
+
+class _OtherSchema(sqlite3.DatabaseError):
+    """Not an index that can be used."""
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    # What is not an OperationalError is: "file is not a database", "malformed", or a missing table or column.
+    full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+    others = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM)
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code & 0xFF not in full + others  # the low byte is the primary code: sqlite.org/rescode.html
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -182,5 +246,7 @@ def _name(raw: bytes) -> str:
 
 
 def _row(found: tuple[Any, ...]) -> Row:
-    row = Row._make(found)
-    return row._replace(key=_name(found[2]), folder=_name(found[6]), trusted=bool(row.trusted))
+    (file_id, location, key, version, size, mount, folder, pages, sums, resident, used_at, trusted) = found
+    return Row(
+        file_id, location, _name(key), version, size, mount, _name(folder), pages, sums, resident, used_at, trusted == 1
+    )

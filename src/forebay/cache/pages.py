@@ -44,6 +44,11 @@ def bytes_of(run: Run, size: int) -> int:
     return max(0, min(run.stop * PAGE_BYTES, size) - run.first * PAGE_BYTES)
 
 
+def bits_of(run: Run) -> int:
+    """The pages of `run` as a mask: bit `i` is page `i`."""
+    return (1 << run.stop) - (1 << run.first) if run.stop > run.first else 0
+
+
 def split(run: Run, pages_max: int) -> Iterator[Run]:
     """Cut a run into runs of at most `pages_max` pages, in order."""
     for first in range(run.first, run.stop, pages_max):
@@ -87,15 +92,15 @@ class Residency:
 
     def add(self, run: Run) -> None:
         """Mark the pages of `run` present."""
-        self._mask |= self._bits(run) & self._full
+        self._mask |= bits_of(run) & self._full
 
     def discard(self, run: Run) -> None:
         """Mark the pages of `run` absent."""
-        self._mask &= ~self._bits(run)
+        self._mask &= ~bits_of(run)
 
     def has(self, run: Run) -> bool:
         """Are all pages of `run` present?"""
-        bits = self._bits(run)
+        bits = bits_of(run)
         return self._mask & bits == bits
 
     def missing(self, run: Run) -> list[Run]:
@@ -104,19 +109,16 @@ class Residency:
         >>> Residency(9 * MIB, 0b000010110).missing(Run(0, 6))
         [Run(first=0, stop=1), Run(first=3, stop=4), Run(first=5, stop=6)]
         """
-        absent = self._bits(run) & ~self._mask
-        return list(_runs(absent))
+        absent = bits_of(run) & ~self._mask
+        return list(runs_of(absent))
 
     def present(self) -> list[Run]:
         """The pages present, as maximal runs in order."""
-        return list(_runs(self._mask))
-
-    @staticmethod
-    def _bits(run: Run) -> int:
-        return ((1 << run.stop) - 1) & ~((1 << run.first) - 1) if run.stop > run.first else 0
+        return list(runs_of(self._mask))
 
 
-def _runs(bits: int) -> Iterator[Run]:
+def runs_of(bits: int) -> Iterator[Run]:
+    """The maximal runs of pages in a mask, in order."""
     position = 0
     while bits:
         gap = (bits & -bits).bit_length() - 1

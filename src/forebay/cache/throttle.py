@@ -30,7 +30,8 @@ class Throttle:
     @asynccontextmanager
     async def slot(self, size: int, *, background: bool) -> AsyncIterator[None]:
         """Hold one request of `size` bytes; wait for it if the bounds are reached."""
-        if not self._fits(size, background=background) or (background and self._readers):
+        is_behind = self._readers or (background and self._background)
+        if is_behind or not self._fits(size, background=background):
             await self._wait(size, self._background if background else self._readers)
         else:
             self._take(size)

@@ -109,6 +109,12 @@ class Rig:
         finally:
             file.close()
 
+    async def landed(self) -> None:
+        """Wait until nothing is on its way from a store any more, and save the cache's index."""
+        for file in self.cache.files():
+            await file.landed()
+        await self.cache.save()
+
     async def names(self, path: str) -> list[str]:
         """The names in a folder, in the order of its listing."""
         listing = await self.fs.open_folder(path)

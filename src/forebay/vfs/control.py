@@ -5,13 +5,15 @@ SQLite, WAL, synchronous=FULL, mode 0600: a change is on the disk when its metho
 never thrown away: the start stops with a message.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from forebay.errors import Denied, FsError
+from forebay.errors import Denied, FsError, NoSpace
 from forebay.vfs.entries import MountOptions
 
 SCHEMA_VERSION = 1
@@ -25,7 +27,7 @@ CREATE TABLE IF NOT EXISTS fuse_mounts (mountpoint TEXT PRIMARY KEY, path TEXT N
 
 
 class ControlDb:
-    """See the module.  Paths may hold surrogate escapes: they are kept as JSON strings."""
+    """See the module.  Paths and URLs may hold surrogate escapes: they are kept as JSON strings."""
 
     def __init__(self, path: Path) -> None:
         """Open or create.
@@ -34,6 +36,7 @@ class ControlDb:
             FsError: the file is damaged, or made by a newer Forebay.
             Denied: it cannot be opened.
         """
+        self._path = path
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.chmod(path, 0o600)
@@ -48,6 +51,8 @@ class ControlDb:
                 raise sqlite3.DatabaseError("quick_check found damage")
             self._check_version(path)
             self._db.executescript(_SCHEMA)
+        except sqlite3.OperationalError as error:  # locked, full, read-only: nothing is known to be damaged
+            raise Denied(f"the control database {path} cannot be used: {error}", path=str(path)) from error
         except sqlite3.DatabaseError as error:
             raise FsError(
                 f"the control database {path} is damaged ({error}). It holds your mounts and credentials, so it is "
@@ -75,7 +80,7 @@ class ControlDb:
         for path, url, options in self._db.execute("SELECT path, url, options FROM mounts"):
             values = json.loads(options)
             values["options"] = tuple((name, value) for name, value in values["options"])
-            found.append((json.loads(path), url, MountOptions(**values)))
+            found.append((json.loads(path), json.loads(url), MountOptions(**values)))
         return sorted(found, key=lambda mount: mount[0])
 
     def pins(self) -> list[str]:
@@ -97,10 +102,10 @@ class ControlDb:
 
     def add_mount(self, path: str, url: str, options: MountOptions) -> None:
         """Keep a mount, its credentials included; a virtual folder of that path becomes the mount."""
-        with self._db:
-            self._db.execute("DELETE FROM folders WHERE path = ?", (json.dumps(path),))
-            row = (json.dumps(path), url, json.dumps(asdict(options)))
-            self._db.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?)", row)
+        row = (json.dumps(path), json.dumps(url), json.dumps(asdict(options)))
+        with self._changing() as db:
+            db.execute("DELETE FROM folders WHERE path = ?", (json.dumps(path),))
+            db.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?)", row)
 
     def remove_mount(self, path: str) -> None:
         """Forget a mount and its credentials."""
@@ -123,5 +128,17 @@ class ControlDb:
         self._change("DELETE FROM fuse_mounts WHERE mountpoint = ?", json.dumps(mountpoint))
 
     def _change(self, statement: str, *values: str) -> None:
-        with self._db:
-            self._db.execute(statement, values)
+        with self._changing() as db:
+            db.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._db:
+                yield self._db
+        except sqlite3.Error as error:
+            raise NoSpace(
+                f"the control database {self._path} cannot be written ({error}); nothing was changed. "
+                "Free some space on its disk and try again.",
+                path=str(self._path),
+            ) from error

@@ -11,7 +11,7 @@ are of its version, or an error.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import structlog
 
@@ -22,7 +22,8 @@ from forebay.cache.policy import Dataset
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Busy, FsError, NotADirectory, NotFound, TimedOut
-from forebay.types import Buffer, ObjectMeta
+from forebay.stores.registry import open_store
+from forebay.types import Buffer
 from forebay.units import MIB
 from forebay.vfs.control import ControlDb
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
@@ -32,7 +33,7 @@ from forebay.vfs.metadata import Metadata
 from forebay.vfs.mounttable import top_folder
 from forebay.vfs.openfile import OpenFile
 from forebay.vfs.prefetch import Prefetcher
-from forebay.vfs.tree import Tree
+from forebay.vfs.tree import OpenStore, Tree
 from forebay.vfs.writer import Writer
 
 log = structlog.get_logger()
@@ -44,14 +45,18 @@ SCRATCH_BYTES = 2 * MIB  # the largest read that is answered inline; the kernel 
 class FileSystem:
     """See the module."""
 
-    def __init__(self, settings: Settings, control: ControlDb, cache: Cache, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, control: ControlDb, cache: Cache, clock: Clock, *, open_store: OpenStore = open_store
+    ) -> None:
         self._settings = settings
         self._clock = clock
-        self.tree = Tree(settings, control, clock)
+        self.tree = Tree(settings, control, clock, open_store)
         self.open_files: dict[Mount, int] = {}
         self.cache = cache
         self.metadata = Metadata(settings, clock)
-        self.prefetcher = Prefetcher(clock, list_folder=self.open_folder, is_cached=self.is_cached, fetch=self.fetch)
+        self.prefetcher = Prefetcher(
+            clock, list_folder=self.open_folder, look_up=self.look_up, is_cached=self.is_cached, fetch=self.fetch
+        )
         self.on_change: list[Callable[[str, bool], None]] = []
         self.writer = Writer(self)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -155,8 +160,13 @@ class FileSystem:
             index += 1
         into.hidden = listing.hidden
 
-    async def walk(self, path: str) -> AsyncIterator[list[FileEntry]]:
+    async def walk(
+        self, path: str, *, on_hidden: Callable[[int], None] | None = None
+    ) -> AsyncIterator[list[FileEntry]]:
         """Every file at or below a path, page by page.
+
+        Args:
+            on_hidden: told how many keys of a page no file name can show.
 
         Raises:
             NotFound: nothing is at the path.
@@ -168,19 +178,19 @@ class FileSystem:
         mount, prefix = self.tree.folder_place(path)
         inner = [other for other in self.tree.below(path) if other is not mount]
         if mount is not None:
-            async for page in self.metadata.pages(mount, prefix, recursive=True):
-                files = [_file_of(mount, path, prefix, meta) for meta in page.objects]
-                hidden = [other.path for other in inner]
-                yield [f for f in files if f is not None and not any(paths.is_within(f.path, h) for h in hidden)]
+            hidden = [other.path for other in inner]
+            async with contextlib.aclosing(self.metadata.walk(mount, path, prefix, on_hidden)) as pages:
+                async for files in pages:
+                    yield [file for file in files if not any(paths.is_within(file.path, h) for h in hidden)]
         for other in inner:
             if self.tree.locate(paths.split(other.path)[0]).mount in (mount, None):
-                async for files_below in self.walk(other.path):
+                async for files_below in self.walk(other.path, on_hidden=on_hidden):
                     yield files_below
 
     def hidden(self, path: str) -> int:
         """How many keys of a listed folder no file name can show."""
         folder = self.metadata.folders.get(path)
-        return 0 if folder is None else folder.hidden
+        return 0 if folder is None or folder.listing is None else folder.listing.hidden
 
     # ------------------------------------------------------------------ bytes
 
@@ -207,6 +217,8 @@ class FileSystem:
     def closed(self, entry: FileEntry) -> None:
         """An open file was closed (openfile.Host)."""
         self.open_files[entry.mount] -= 1
+        if not self.open_files[entry.mount]:
+            del self.open_files[entry.mount]
 
     def read_missed(self, entry: FileEntry) -> None:
         """A reader had to wait for the store (openfile.Host)."""
@@ -222,6 +234,10 @@ class FileSystem:
     def bytes_from_cache(self, size: int) -> None:
         """Count bytes answered from the cache (openfile.Host)."""
         self.cache.traffic.bytes_from_cache += size
+
+    def look_up(self, entries: Iterable[FileEntry]) -> None:
+        """Have the cache look for files that will be opened soon, all at once."""
+        self.cache.look_up(self.source(entry) for entry in entries if entry.size)
 
     def is_cached(self, entry: FileEntry) -> bool:
         """Is the whole file in the cache?"""
@@ -243,13 +259,14 @@ class FileSystem:
         file = self.cache.open(self.source(entry))
         try:
             if not file.complete:
-                await file.fetch_all()
+                await file.fetch_all(entry.mount.store)
         finally:
             file.release()
 
     def load(self, path: str, *, parallel: int | None = None) -> AsyncIterator[LoadEvent]:
         """Bring everything below a path into the cache; see `forebay.vfs.load.load`."""
-        return load(self.walk(path), self.fetch, parallel=parallel or self._settings.store_requests)
+        parallel = parallel or self._settings.store_requests
+        return load(self.walk(path), self.fetch, parallel=parallel, look_up=self.look_up)
 
     async def free(self, path: str) -> tuple[int, int]:
         """Drop what is cached at or below a path, unless pinned or open; return files and bytes."""
@@ -280,9 +297,8 @@ class FileSystem:
 
     def statfs(self) -> tuple[int, int]:
         """Capacity and free bytes of the cache."""
-        uses = self.cache.use()
-        capacity = sum(use.capacity_bytes for use in uses)
-        return capacity, max(0, capacity - sum(use.used_bytes for use in uses))
+        capacity = sum(disk.capacity_bytes() for disk in self.cache.disks)
+        return capacity, max(0, capacity - sum(disk.used_bytes for disk in self.cache.disks))
 
     async def refresh(self, path: str) -> None:
         """Forget what is known of names and versions at or below a path, and tell frontends.
@@ -403,6 +419,9 @@ class FileSystem:
         self.metadata.forget(path)
         self.cache.pins = self.tree.pins()
         self.tell(path)
+        await self.prefetcher.forget(path)
+        await self.metadata.end(mount)
+        await self.cache.settle(mount.store)  # no call may follow a store's close
         await mount.store.close()
         log.info("mount.removed", path=path, url=mount.url)
 
@@ -432,12 +451,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _file_of(mount: Mount, base: str, prefix: str, meta: ObjectMeta) -> FileEntry | None:
-    """The file that an object below `prefix` shows as, below the path `base`; None if no file name can show it."""
-    names = meta.key[len(prefix) :].split("/")
-    if any(name_of(name, "") != name or not name for name in names):
-        return None
-    path = paths.join(base, "/".join(names))
-    return FileEntry(path, mount, meta.key, meta.size, meta.mtime_ns, meta.version)

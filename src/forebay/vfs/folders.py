@@ -6,9 +6,10 @@ how old it may be.  The whole is bounded by a number of names; the folder touche
 
 import asyncio
 from collections import OrderedDict
+from typing import NamedTuple
 
 from forebay.errors import FsError
-from forebay.paths import NAME_BYTES_MAX
+from forebay.paths import NAME_BYTES_MAX, is_within
 from forebay.stores.base import ListPage
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount
 
@@ -54,8 +55,15 @@ class Listing:
         if position is None:
             self._index[name] = len(self.entries)
             self.entries.append((name, entry))
-        elif isinstance(entry, FolderEntry):
+            return
+        self.hidden += 1
+        if isinstance(entry, FolderEntry):
             self.entries[position] = (name, entry)
+
+    def find(self, name: str) -> Entry | None:
+        """The entry of that name, if it is in."""
+        position = self._index.get(name)
+        return None if position is None else self.entries[position][1]
 
     def knows(self, name: str) -> bool:
         """Is an entry of that name in?"""
@@ -118,77 +126,116 @@ class Listing:
         return self.entries[index]
 
 
-FolderReader = Listing
-
-
 def _first(pair: tuple[str, Entry]) -> str:
     return pair[0]
+
+
+class Moment(NamedTuple):
+    """When a request or a write began: facts are as old as that."""
+
+    at: float  # on the clock of all ages
+    turn: int  # of two facts the one of the later turn is right; times may be equal
+
+
+class Known(NamedTuple):
+    """What is known of one name, beside its folder's listing."""
+
+    entry: Entry | None  # None: there is nothing of that name
+    since: Moment
+    is_doubted: bool = False  # known to be out of date
+
+
+class Tally:
+    """How many names are known in all folders together."""
+
+    __slots__ = ("names",)
+
+    def __init__(self) -> None:
+        self.names = 0
 
 
 class Folder:
     """What is known of one folder."""
 
-    __slots__ = ("hidden", "listed_at", "looked_up", "misses", "mount", "names", "path")
+    __slots__ = ("_tally", "listed_at", "listed_turn", "listing", "looked_up", "misses", "mount", "path")
 
-    def __init__(self, path: str, mount: Mount) -> None:
+    def __init__(self, path: str, mount: Mount, tally: Tally) -> None:
         self.path = path
         self.mount = mount
-        self.names: dict[str, Entry] = {}  # as listed
-        self.listed_at: float | None = None
-        # Name by name; newer than the listing where both know a name.  None: known to be out of date.
-        self.looked_up: dict[str, tuple[Entry | None, float] | None] = {}
-        self.hidden = 0
+        self.listing: Listing | None = None  # whole, when it was last listed
+        self.listed_at = float("-inf")
+        self.listed_turn = 0
+        self.looked_up: dict[str, Known] = {}  # newer than the listing where both know a name
         self.misses = 0  # lookups that had to ask the store; after a few the folder is listed
+        self._tally = tally
+        tally.names += 1
 
     def __len__(self) -> int:
-        return 1 + len(self.names) + len(self.looked_up)
+        return 1 + (0 if self.listing is None else len(self.listing)) + len(self.looked_up)
+
+    def retire(self) -> None:
+        """This folder is known no more; requests under way may still tell it something."""
+        self._tally.names -= len(self)
+        self._tally = Tally()
 
     def find(self, name: str, now: float) -> Found | None:
         """The entry or absence of a name, if known and young enough."""
         ttl_s = self.mount.ttl_s
-        if name in self.looked_up:
-            known = self.looked_up[name]
-            if known is None or now - known[1] > ttl_s:
-                return None
-            return Found(known[0], ttl_s - (now - known[1]))
-        if self.listed_at is None or now - self.listed_at > ttl_s:
+        if self.looked_up:
+            known = self.looked_up.get(name)
+            if known is not None:
+                age_s = now - known.since.at
+                return None if known.is_doubted or age_s > ttl_s or ttl_s <= 0 else Found(known.entry, ttl_s - age_s)
+        age_s = now - self.listed_at
+        if self.listing is None or age_s > ttl_s or ttl_s <= 0:
             return None
-        return Found(self.names.get(name), ttl_s - (now - self.listed_at))
+        return Found(self.listing.find(name), ttl_s - age_s)
 
     def is_listed(self, now: float) -> bool:
-        """Is the whole folder known, and young enough?"""
-        return self.listed_at is not None and now - self.listed_at <= self.mount.ttl_s
+        """Is the whole folder known, young enough, and beyond doubt?"""
+        if self.listing is None or not now - self.listed_at <= self.mount.ttl_s > 0:
+            return False
+        return not any(known.is_doubted for known in self.looked_up.values())
 
-    def learn(self, name: str, entry: Entry | None, now: float) -> None:
-        """Note what a lookup said."""
-        self.looked_up[name] = (entry, now)
+    def learn(self, name: str, known: Known) -> None:
+        """Note what a lookup, a write or a doubt says, unless something later is known already."""
+        before = self.looked_up.get(name)
+        if known.since.turn < (self.listed_turn if before is None else before.since.turn):
+            return
+        if before is None:
+            self._tally.names += 1
+        self.looked_up[name] = known
 
-    def doubt(self, name: str) -> None:
-        """What is known of a name is out of date: ask again at the next lookup."""
-        self.looked_up[name] = None
-
-    def learn_listing(self, listing: Listing, began_at: float) -> None:
-        """Note a whole listing, as of the time it began."""
-        self.names = dict(listing.entries)
-        self.hidden = listing.hidden
-        self.listed_at = began_at
-        for name, known in list(self.looked_up.items()):
-            if known is None or known[1] <= began_at:
-                del self.looked_up[name]
+    def learn_listing(self, listing: Listing, began: Moment) -> None:
+        """Note a whole listing, as of the moment it began."""
+        if began.turn < self.listed_turn:
+            return
+        before = len(self)
+        self.listing, self.listed_at, self.listed_turn = listing, began.at, began.turn
+        for name in [name for name, known in self.looked_up.items() if known.since.turn < began.turn]:
+            del self.looked_up[name]
+        self._tally.names += len(self) - before
 
     def as_listing(self) -> Listing:
-        """The known entries in order, with newer lookups put in."""
+        """The known entries in order, with newer lookups put in; `is_listed` must hold."""
+        assert self.listing is not None
+        newer = {name: known.entry for name, known in self.looked_up.items()}
+        if not newer:
+            return self.listing
+        before = len(self)
         listing = Listing(self.path, self.mount)
-        for name, entry in self.names.items():
-            known = self.looked_up.get(name)
-            current = known[0] if known is not None else entry
+        for name, entry in self.listing.entries:
+            current = newer.pop(name, entry)
             if current is not None:
                 listing.add(name, current)
-        for name, known in self.looked_up.items():
-            if known is not None and known[0] is not None:
-                listing.add(name, known[0])
-        listing.hidden = self.hidden
+        for name, added in newer.items():
+            if added is not None:
+                listing.add(name, added)
+        listing.hidden = self.listing.hidden
         listing.finish()
+        self.listing = listing  # as old as before: what was newer is believed a little shorter
+        self.looked_up = {}
+        self._tally.names += len(self) - before
         return listing
 
 
@@ -198,33 +245,36 @@ class FolderCache:
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         self._folders: OrderedDict[str, Folder] = OrderedDict()
+        self._tally = Tally()
+
+    def __len__(self) -> int:
+        return self._tally.names
 
     def get(self, path: str) -> Folder | None:
-        """What is known of the folder at `path`."""
-        return self._folders.get(path)
+        """What is known of the folder at `path`, now the most recently used."""
+        folder = self._folders.get(path)
+        if folder is not None:
+            self._folders.move_to_end(path)
+        return folder
 
     def touch(self, path: str, mount: Mount) -> Folder:
         """The folder at `path`, made if need be, now the most recently used."""
         folder = self._folders.get(path)
         if folder is None or folder.mount is not mount:
-            folder = self._folders[path] = Folder(path, mount)
+            if folder is not None:
+                folder.retire()
+            folder = self._folders[path] = Folder(path, mount, self._tally)
         self._folders.move_to_end(path)
         return folder
 
     def trim(self) -> None:
         """Forget the least recently used folders until the bound is kept; the newest one always stays."""
-        total = sum(map(len, self._folders.values()))
-        while total > self._entries_max and len(self._folders) > 1:
-            _, folder = self._folders.popitem(last=False)
-            total -= len(folder)
+        while self._tally.names > self._entries_max and len(self._folders) > 1:
+            self._folders.popitem(last=False)[1].retire()
 
     def forget(self, covers: str) -> list[str]:
         """Forget every folder at or below a path; return their paths."""
-        prefix = covers.rstrip("/") + "/"
-        gone = [path for path in self._folders if path == covers or path.startswith(prefix)]
+        gone = [path for path in self._folders if is_within(path, covers)]
         for path in gone:
-            del self._folders[path]
+            self._folders.pop(path).retire()
         return gone
-
-    def __len__(self) -> int:
-        return sum(map(len, self._folders.values()))

@@ -1,12 +1,12 @@
 """Bring every file below a path into the cache: parallel, bounded in memory, resumable, and exact about failures.
 
-*Callers*: the admin API.  *Awaits*: the walk, the cache.  *Invariant*: every file walked is counted once, as done
-or as failed; a file that is cached already counts as done and costs no request.
+*Callers*: the admin API.  *Awaits*: the walk, the cache.  *Invariants*: every file walked is counted once, as done
+or as failed; a file that is cached already counts as done and costs no request; when the iterator ends, or is closed,
+no task of it is left.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from forebay.errors import FsError
@@ -14,6 +14,9 @@ from forebay.vfs.entries import FileEntry
 
 QUEUE_MAX = 10_000  # files walked ahead of the fetching, so that totals are known early
 EVENT_EVERY_S = 0.2
+LookUp = Callable[[Sequence[FileEntry]], None]
+
+YIELD_EVERY = 32  # files that were cached already, before others get a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,59 +32,76 @@ class LoadEvent:
 
 
 class _Load:
-    def __init__(self, fetch: Callable[[FileEntry], Awaitable[None]]) -> None:
-        self.fetch = fetch
-        self.files: asyncio.Queue[FileEntry | None] = asyncio.Queue(QUEUE_MAX)
-        self.files_found = self.bytes_found = 0
-        self.event = LoadEvent()
-        self.failures: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    def __init__(self, look_up: LookUp, fetch: Callable[[FileEntry], Awaitable[None]]) -> None:
+        self._look_up = look_up
+        self._fetch = fetch
+        self._files: asyncio.Queue[FileEntry | None] = asyncio.Queue(QUEUE_MAX)
+        self.files_done = self.bytes_done = self.files_found = self.bytes_found = 0
+        self.is_walked = False
+        self.failures: list[tuple[str, str]] = []
+
+    def event(self, **more: object) -> LoadEvent:
+        """How far it is now."""
+        event = LoadEvent(files_done=self.files_done, bytes_done=self.bytes_done, **more)  # type: ignore[arg-type]
+        return replace(event, files_total=self.files_found, bytes_total=self.bytes_found) if self.is_walked else event
 
     async def walk(self, pages: AsyncIterator[list[FileEntry]], workers: int) -> None:
-        try:
-            async for page in pages:
-                for file in page:
-                    self.files_found += 1
-                    self.bytes_found += file.size
-                    await self.files.put(file)
-            self.event = replace(self.event, files_total=self.files_found, bytes_total=self.bytes_found)
-        finally:
-            for _ in range(workers):
-                await self.files.put(None)
+        async for page in pages:
+            self._look_up(page)
+            for file in page:
+                self.files_found += 1
+                self.bytes_found += file.size
+                await self._files.put(file)
+        self.is_walked = True
+        for _ in range(workers):
+            await self._files.put(None)
 
     async def work(self) -> None:
-        while (file := await self.files.get()) is not None:
+        count = 0
+        while (file := await self._files.get()) is not None:
             try:
-                await self.fetch(file)
+                await self._fetch(file)
             except FsError as error:
-                self.failures.put_nowait((file.path, str(error)))
-            else:
-                done = self.event
-                self.event = replace(done, files_done=done.files_done + 1, bytes_done=done.bytes_done + file.size)
+                self.failures.append((file.path, str(error)))
+                continue
+            self.files_done += 1
+            self.bytes_done += file.size
+            count += 1
+            if count % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
 
 
 async def load(
-    pages: AsyncIterator[list[FileEntry]], fetch: Callable[[FileEntry], Awaitable[None]], *, parallel: int
+    pages: AsyncIterator[list[FileEntry]],
+    fetch: Callable[[FileEntry], Awaitable[None]],
+    *,
+    parallel: int,
+    look_up: LookUp = lambda _: None,
 ) -> AsyncIterator[LoadEvent]:
     """Fetch every file of `pages`, `parallel` at a time; yield progress, each failure, and an end with `done`.
+
+    `look_up` hears of files that will be fetched soon, many at a time.
 
     Closing the iterator stops the work; what is loaded stays, and the next load goes on from there.
 
     Raises:
         FsError: the walk itself failed.
     """
-    state = _Load(fetch)
-    walker = asyncio.create_task(state.walk(pages, parallel), name="load.walk")
-    workers = [asyncio.create_task(state.work(), name="load.fetch") for _ in range(parallel)]
-    everything = asyncio.gather(walker, *workers)
+    state = _Load(look_up, fetch)
+    tasks = [asyncio.create_task(state.walk(pages, parallel), name="load.walk")]
+    tasks += [asyncio.create_task(state.work(), name="load.fetch") for _ in range(parallel)]
     try:
-        while not everything.done():
-            await asyncio.wait([everything], timeout=EVENT_EVERY_S)
-            while not state.failures.empty():
-                yield replace(state.event, failed=state.failures.get_nowait())
-            yield state.event
-        await everything
-        yield replace(state.event, done=True)
+        running = set(tasks)
+        while running:
+            done, running = await asyncio.wait(running, timeout=EVENT_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
+            failures, state.failures = state.failures, []
+            for failure in failures:
+                yield state.event(failed=failure)
+            for task in done:
+                task.result()  # raises what the walk raised
+            yield state.event()
+        yield state.event(done=True)
     finally:
-        everything.cancel()
-        with contextlib.suppress(asyncio.CancelledError, FsError):
-            await everything
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

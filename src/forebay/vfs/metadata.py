@@ -9,19 +9,31 @@ answer is never believed longer than the mount promises.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 from forebay.clock import Clock
 from forebay.config.settings import Settings
-from forebay.errors import FsError, NotADirectory, NotFound, TimedOut
-from forebay.paths import join
+from forebay.errors import FsError, NotFound, TimedOut, Unavailable
+from forebay.paths import is_within, join
 from forebay.stores.base import ListPage
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount
-from forebay.vfs.folders import Folder, FolderCache, Listing
+from forebay.vfs.folders import Folder, FolderCache, Known, Listing, Moment
+from forebay.vfs.walked import Walked
 
 LIST_AFTER_MISSES = 3  # lookups in one folder that ask the store before it is listed whole
+LIST_AGAIN_MISSES = 10_000  # more of them before a folder is listed that was too large
 Answer = TypeVar("Answer")
+
+
+class _Running(NamedTuple):
+    """A listing under way."""
+
+    mount: Mount
+    listing: Listing
+    task: asyncio.Task[None]
 
 
 class Metadata:
@@ -29,12 +41,19 @@ class Metadata:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._deadline_s = settings.store_deadline_s
+        self._listed_max = settings.metadata_entries // 2
         self._clock = clock
+        self._turns = itertools.count(1)
+        self._forgotten_turn = 0  # what began before it may be of before a refresh
         self.folders = FolderCache(settings.metadata_entries)
-        self._listings: dict[str, tuple[Mount, Listing]] = {}
+        self._listings: dict[str, _Running] = {}
+        self._wanted: set[Listing] = set()  # of those, the ones that somebody asked for
         self._lookups: dict[str, asyncio.Task[Found]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[Any], Mount] = {}
         self.store_requests = 0  # HEADs and pages of listings asked for
+
+    def _moment(self) -> Moment:
+        return Moment(self._clock.monotonic(), next(self._turns))
 
     def peek(self, path: str, name: str) -> Found | None:
         """A lookup in a mount's folder from memory, if it is known and young enough."""
@@ -47,134 +66,200 @@ class Metadata:
         found = folder.find(name, self._clock.monotonic())
         if found is not None:
             return found
-        folder.misses += 1
-        if folder.misses > LIST_AFTER_MISSES and mount.ttl_s > 0:
-            self._ensure_listing(mount, path, key_prefix)
         whole = join(path, name)
         task = self._lookups.get(whole)
         if task is None:
-            task = asyncio.create_task(self._ask(folder, key_prefix, name), name=f"lookup {whole}")
-            self._lookups[whole] = task
-            task.add_done_callback(lambda _: self._lookups.pop(whole, None))
+            folder.misses += 1
+            if folder.misses > LIST_AFTER_MISSES and mount.ttl_s > 0:
+                self._ensure_listing(mount, path, key_prefix)
+            task = self._lookups[whole] = self._spawn(self._ask(folder, key_prefix, name), mount)
+            task.add_done_callback(lambda done: self._end_lookup(whole, done))
         return await asyncio.shield(task)
 
+    def _end_lookup(self, path: str, task: asyncio.Task[Found]) -> None:
+        if self._lookups.get(path) is task:  # else it is forgotten, and another one runs
+            del self._lookups[path]
+
+    def _spawn(self, work: Coroutine[None, None, Answer], mount: Mount) -> asyncio.Task[Answer]:
+        task = asyncio.create_task(work, name=f"metadata of {mount.path}")
+        self._tasks[task] = mount
+        task.add_done_callback(self._end_task)
+        return task
+
+    def _end_task(self, task: asyncio.Task[Any]) -> None:
+        del self._tasks[task]
+        if not task.cancelled():
+            task.exception()  # told to those who wait; perhaps nobody does any more
+
     async def _ask(self, folder: Folder, key_prefix: str, name: str) -> Found:
-        began_at = self._clock.monotonic()
-        head = asyncio.ensure_future(self._head(folder, key_prefix, name))
-        try:
-            is_folder = await self._has_keys(folder.mount, f"{key_prefix}{name}/")
-            file = await head
-        finally:
-            head.cancel()
+        began = self._moment()
+        answers = await asyncio.gather(
+            self._head(folder, key_prefix, name),
+            self._has_keys(folder.mount, f"{key_prefix}{name}/"),
+            return_exceptions=True,
+        )
+        file, is_folder = answers
+        if isinstance(file, BaseException):
+            raise file
+        if isinstance(is_folder, BaseException):
+            raise is_folder
         path = join(folder.path, name)
         entry: Entry | None = FolderEntry(path, folder.mount, folder.mount.mounted_ns) if is_folder else file
-        folder.learn(name, entry, began_at)
+        folder.learn(name, Known(entry, began))
         self.folders.trim()
-        return Found(entry, max(0.0, folder.mount.ttl_s - (self._clock.monotonic() - began_at)))
+        return Found(entry, max(0.0, folder.mount.ttl_s - (self._clock.monotonic() - began.at)))
 
     async def _head(self, folder: Folder, key_prefix: str, name: str) -> FileEntry | None:
         self.store_requests += 1
         key = key_prefix + name
         try:
-            meta = await self._answer(folder.mount, folder.mount.store.head(key))
+            meta = await self.answer(folder.mount, folder.mount.store.head(key))
         except NotFound:
             return None
         return FileEntry(join(folder.path, name), folder.mount, key, meta.size, meta.mtime_ns, meta.version)
 
     async def _has_keys(self, mount: Mount, prefix: str) -> bool:
-        pages = mount.store.list(prefix)
-        self.store_requests += 1
-        page = await self._answer(mount, anext(pages, None))
+        async with contextlib.aclosing(self.pages(mount, prefix)) as pages:
+            page = await anext(pages, None)
         return page is not None and bool(page.objects or page.folders)
 
     def listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
         """The folder's entries: those known if they are young enough, else as the store sends them."""
         folder = self.folders.get(path)
         if folder is not None and folder.mount is mount and folder.is_listed(self._clock.monotonic()):
-            self.folders.touch(path, mount)
             return folder.as_listing()
-        return self._ensure_listing(mount, path, key_prefix)
+        listing = self._ensure_listing(mount, path, key_prefix)
+        self._wanted.add(listing)
+        return listing
 
     def _ensure_listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
         running = self._listings.get(path)
-        if running is not None and running[0] is mount:
-            return running[1]
+        if running is not None and running.mount is mount:
+            return running.listing
         listing = Listing(path, mount)
-        self._listings[path] = (mount, listing)
-        task = asyncio.create_task(self._list(listing, mount, key_prefix), name=f"list {path}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._spawn(self._list(listing, mount, key_prefix), mount)
+        self._listings[path] = _Running(mount, listing, task)
+        task.add_done_callback(lambda _: self._end_listing(listing, _given_up(listing)))  # unless it has ended
         return listing
 
-    async def _list(self, listing: Listing, mount: Mount, key_prefix: str) -> None:
-        began_at = self._clock.monotonic()
-        base = listing.path.rstrip("/") + "/"
-        error: FsError | None = TimedOut("the daemon is stopping")
-        try:
-            async for page in self.pages(mount, key_prefix):
-                listing.add_page(page, key_prefix, base)
-            error = None
-        except FsError as failed:
-            error = failed
-        finally:
-            if self._listings.get(listing.path) == (mount, listing):
-                del self._listings[listing.path]  # a refresh may have begun another one
-                if error is None:
-                    self.folders.touch(listing.path, mount).learn_listing(listing, began_at)
-                    self.folders.trim()
+    def _end_listing(self, listing: Listing, error: FsError | None) -> bool:
+        """Nobody joins it any more, and those who wait are told; False if it was forgotten, or has ended before."""
+        running = self._listings.get(listing.path)
+        is_current = running is not None and running.listing is listing  # a refresh may have begun another one
+        if is_current:
+            del self._listings[listing.path]
+        self._wanted.discard(listing)
+        if not listing.done:
             listing.finish(error)
+        return is_current
 
-    async def pages(self, mount: Mount, key_prefix: str, *, recursive: bool = False) -> AsyncIterator[ListPage]:
+    async def _list(self, listing: Listing, mount: Mount, key_prefix: str) -> None:
+        began = self._moment()
+        base = listing.path.rstrip("/") + "/"
+        try:
+            async with contextlib.aclosing(self.pages(mount, key_prefix)) as pages:
+                async for page in pages:
+                    listing.add_page(page, key_prefix, base)
+                    if len(listing) > self._listed_max and listing not in self._wanted:
+                        # Too large to keep for the sake of lookups alone.
+                        self.folders.touch(listing.path, mount).misses = -LIST_AGAIN_MISSES
+                        self._end_listing(listing, _given_up(listing))
+                        return
+        except FsError as failed:
+            self._end_listing(listing, failed)
+            return
+        if self._end_listing(listing, None):  # else what it says may be of before a refresh
+            self.folders.touch(listing.path, mount).learn_listing(listing, began)
+            self.folders.trim()
+
+    async def pages(self, mount: Mount, key_prefix: str, *, recursive: bool = False) -> AsyncGenerator[ListPage, None]:
         """The store's pages below a prefix, each within the deadline."""
         pages = mount.store.list(key_prefix, recursive=recursive)
-        while True:
-            page = await self._answer(mount, anext(pages, None))
-            if page is None:
-                return
-            self.store_requests += 1
-            yield page
+        self.store_requests += 1
+        count = 0
+        try:
+            while (page := await self.answer(mount, anext(pages, None))) is not None:
+                count += 1
+                self.store_requests += count > 1  # the first is counted above, and costs a request if it is empty too
+                yield page
+        finally:
+            if isinstance(pages, AsyncGenerator):
+                await pages.aclose()
 
-    async def _answer(self, mount: Mount, call: Awaitable[Answer]) -> Answer:
+    async def walk(
+        self, mount: Mount, path: str, key_prefix: str, on_hidden: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[list[FileEntry], None]:
+        """Every file below a folder, page by page; the listings of its folders are known afterwards.
+
+        `on_hidden` is told how many keys of a page no file name can show.
+        """
+        walked = Walked(mount, path, key_prefix, entries_max=self._listed_max, learn=self._learn_walked)
+        began = page_began = self._moment()
+        async with contextlib.aclosing(self.pages(mount, key_prefix, recursive=True)) as pages:
+            async for page in pages:
+                hidden = walked.hidden
+                found = [walked.add(meta, page_began) for meta in page.objects]
+                if on_hidden is not None and walked.hidden > hidden:
+                    on_hidden(walked.hidden - hidden)
+                yield [file for file in found if file is not None]
+                page_began = self._moment()
+        walked.finish(began)
+
+    def _learn_walked(self, listing: Listing, began: Moment) -> None:
+        mount = listing.mount
+        if mount is not None and began.turn > self._forgotten_turn:
+            self.folders.touch(listing.path, mount).learn_listing(listing, began)
+            self.folders.trim()
+
+    async def answer(self, mount: Mount, call: Awaitable[Answer]) -> Answer:
+        """What one call of the store returns, within the deadline.
+
+        Raises:
+            TimedOut: no answer came.
+        """
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await call
         except TimeoutError as error:
             if isinstance(error, FsError):
                 raise
-            raise TimedOut(f"{mount.url}: no answer within {self._deadline_s:g} s") from error
+            raise TimedOut(f"{mount.url}: no answer within {self._deadline_s:g} s", path=mount.path) from error
 
     def learn(self, mount: Mount, folder: str, name: str, entry: Entry | None) -> None:
         """Note what we did ourselves: a file written or removed."""
-        self.folders.touch(folder, mount).learn(name, entry, self._clock.monotonic())
+        self.folders.touch(folder, mount).learn(name, Known(entry, self._moment()))
+        self._lookups.pop(join(folder, name), None)
 
     def doubt(self, folder: str, name: str) -> None:
-        """The store said that what we know of a name is out of date."""
+        """What is known of a name is out of date: the next lookup asks, and joins none that runs."""
         known = self.folders.get(folder)
         if known is not None:
-            known.doubt(name)
+            known.learn(name, Known(None, self._moment(), is_doubted=True))
+        self._lookups.pop(join(folder, name), None)
 
     def forget(self, path: str) -> None:
-        """Forget everything at or below a path, listings under way included."""
+        """Forget everything at or below a path, answers under way included."""
         self.folders.forget(path)
-        prefix = path.rstrip("/") + "/"
-        for running in [other for other in self._listings if other == path or other.startswith(prefix)]:
+        self._forgotten_turn = next(self._turns)
+        for running in [other for other in self._listings if is_within(other, path)]:
             del self._listings[running]
+        for asked in [other for other in self._lookups if is_within(other, path)]:
+            del self._lookups[asked]
+
+    async def end(self, mount: Mount) -> None:
+        """Cancel what is asked of a mount's store: it is about to be closed."""
+        await _cancel([task for task, other in self._tasks.items() if other is mount])
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        tasks = [*self._tasks, *self._lookups.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(list(self._tasks))
 
 
-def require_folder(found: Found, path: str) -> None:
-    """Check that a lookup found a folder.
+def _given_up(listing: Listing) -> FsError:
+    return Unavailable(f"the listing of {listing.path} was given up", path=listing.path)
 
-    Raises:
-        NotFound, NotADirectory.
-    """
-    if found.entry is None:
-        raise NotFound(f"no such file or folder: {path}", path=path)
-    if isinstance(found.entry, FileEntry):
-        raise NotADirectory(f"{path} is a file, not a folder", path=path)
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -71,18 +71,22 @@ class MountTable:
                 found[split(child)[1]] = mount
         return found
 
-    def add_folder(self, path: str) -> None:
-        """Make a virtual folder.
+    def check_folder(self, path: str) -> None:
+        """Check that a virtual folder can be made at `path`.
 
         Raises:
             AlreadyExists: the path is a virtual folder or a mount.
         """
         if path in self._folders or path in self._mounts:
             raise AlreadyExists(f"{path} exists already", path=path)
+
+    def add_folder(self, path: str) -> None:
+        """Make a virtual folder; raises what `check_folder` raises."""
+        self.check_folder(path)
         self._folders.add(path)
 
-    def remove_folder(self, path: str) -> None:
-        """Remove an empty virtual folder.
+    def check_remove_folder(self, path: str) -> None:
+        """Check that the path is an empty virtual folder, to be removed.
 
         Raises:
             NotFound: no virtual folder is there.
@@ -96,6 +100,10 @@ class MountTable:
         below = self.children(path)
         if below:
             raise NotEmpty(f"{path} is not empty: it holds {', '.join(sorted(below))}", path=path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove an empty virtual folder; raises what `check_remove_folder` raises."""
+        self.check_remove_folder(path)
         self._folders.remove(path)
 
     def check_mount(self, path: str) -> None:
@@ -126,21 +134,23 @@ class MountTable:
         self._folders.discard(mount.path)
         self._mounts[mount.path] = mount
 
-    def remove_mount(self, path: str) -> Mount:
-        """Take a mount away, and its path with it.
+    def check_remove_mount(self, path: str) -> None:
+        """Check that a mount can be taken away.
 
         Raises:
             NotFound: no mount is there.
             Busy: another mount or virtual folder lies inside it.
         """
-        mount = self._mounts.get(path)
-        if mount is None:
+        if path not in self._mounts:
             raise NotFound(f"{path} is not a mount; `forebay fs mounts` lists them", path=path)
         inside = [other for other in (*self._mounts, *self._folders) if other != path and is_within(other, path)]
         if inside:
             raise Busy(f"{path} holds {min(inside)}; unmount or remove that first", path=path)
-        del self._mounts[path]
-        return mount
+
+    def remove_mount(self, path: str) -> Mount:
+        """Take a mount away, and its path with it; raises what `check_remove_mount` raises."""
+        self.check_remove_mount(path)
+        return self._mounts.pop(path)
 
     def below(self, path: str) -> list[Mount]:
         """Mounts at or below a path."""

@@ -20,7 +20,7 @@ class Host(Protocol):
     deadline_s: float
 
     def read_missed(self, entry: FileEntry) -> None:
-        """A reader had to wait for the store."""
+        """An open file of that entry had to wait for the store, for the first time."""
         ...
 
     def went_stale(self, entry: FileEntry) -> None:
@@ -39,18 +39,16 @@ class Host(Protocol):
 class OpenFile:
     """See the module.  Close it exactly once."""
 
-    __slots__ = ("_file", "_host", "_streams", "entry")
+    __slots__ = ("_file", "_has_missed", "_host", "_streams", "entry", "local_id")
 
     def __init__(self, host: Host, entry: FileEntry, file: CachedFile) -> None:
         self._host = host
         self._file = file
         self._streams: Streams | None = None
+        self._has_missed = False
         self.entry = entry
-
-    @property
-    def local_id(self) -> int:
-        """Names the cache file while it exists; told to `FileSystem.on_drop` when it is deleted."""
-        return self._file.id
+        self.local_id = file.id
+        """Names the cache file while it exists; told to `Cache.on_drop` when it is deleted."""
 
     def local_fd(self) -> int | None:
         """The descriptor of the complete local file, or None; owned by this object, so use it before `close`."""
@@ -61,13 +59,16 @@ class OpenFile:
 
         The buffer is valid until the next `read_now` of any file.
         """
-        count = self._file.read_now(offset, self._host.scratch[:size])
+        scratch = self._host.scratch
+        if size > len(scratch):
+            return None
+        count = self._file.read_now(offset, scratch[:size])
         if count < 0:
             return None
         if not self._file.complete and (ahead := self._advance(offset, count)) is not None:
-            self._file.fetch_ahead(ahead)
+            self._file.fetch_ahead(ahead, self.entry.mount.store)
         self._host.bytes_from_cache(count)
-        return self._host.scratch[:count]
+        return scratch[:count]
 
     async def read(self, offset: int, size: int) -> Buffer:
         """Bytes from cache or store, short only at the end of the file.
@@ -76,14 +77,22 @@ class OpenFile:
             StaleVersion: the store has another version by now.
             FsError: as the store says, within the deadline.
         """
-        self._host.read_missed(self.entry)
+        file, host, ahead = self._file, self._host, None
+        is_cached = file.complete
+        if not is_cached:
+            ahead = self._advance(offset, size)
+            if not self._has_missed:
+                self._has_missed = True
+                host.read_missed(self.entry)
+        store = self.entry.mount.store
         try:
-            return await self._file.read(
-                offset, size, ahead=self._advance(offset, size), deadline_s=self._host.deadline_s
-            )
+            data = await file.read(offset, size, store=store, ahead=ahead, deadline_s=host.deadline_s)
         except StaleVersion:
-            self._host.went_stale(self.entry)
+            host.went_stale(self.entry)
             raise
+        if is_cached:
+            host.bytes_from_cache(len(data))
+        return data
 
     def _advance(self, offset: int, size: int) -> ByteRange | None:
         if self._streams is None:

@@ -10,13 +10,13 @@ most `FETCHES_MAX` files under way; nothing is fetched that the cache does not a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 import structlog
 
 from forebay.clock import Clock
 from forebay.errors import FsError, NoSpace
-from forebay.paths import split
+from forebay.paths import is_within, split
 from forebay.units import MIB
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.folders import Listing
@@ -29,27 +29,30 @@ FILE_BYTES_MAX = 8 * MIB  # larger files are read ahead within themselves
 FETCHES_MAX = 48  # three quarters of the default `store_requests`: readers find a free slot at once
 IDLE_S = 30.0  # a folder that nobody reads is left alone
 ERRORS_MAX = 5  # in a row: the store is in trouble, readers will say so
+PAUSE_S = 60.0  # after a full cache or a store in trouble
+LOOK_UP = 64  # files that the cache is asked for at a time
 FOLDERS_MAX = 10_000  # folders watched at a time
 
 
 class FolderWatch:
     """How much of one folder has been read and fetched ahead."""
 
-    __slots__ = ("errors", "fetched", "misses", "more", "read_at", "reads", "running")
+    __slots__ = ("errors", "fetched", "last_missed", "misses", "more", "paused_until", "read_at", "reads", "running")
 
     def __init__(self) -> None:
         self.reads = 0  # files opened by readers
         self.misses = 0  # of these, the ones that had to wait for the store
+        self.last_missed = ""  # one file read twice is one miss
         self.fetched = 0  # files begun ahead
         self.errors = 0  # in a row
         self.read_at = 0.0
         self.running = False
+        self.paused_until = float("-inf")  # the cache was full, or the store in trouble
         self.more = asyncio.Event()  # set when the allowance has grown
 
-    @property
-    def may_start(self) -> bool:
+    def may_start(self, now: float) -> bool:
         """Is it time to fetch the rest?"""
-        return not self.running and self.misses >= MISSES_MIN and self.errors < ERRORS_MAX
+        return not self.running and self.misses >= MISSES_MIN and now >= self.paused_until
 
     @property
     def allowance(self) -> int:
@@ -65,16 +68,18 @@ class Prefetcher:
         clock: Clock,
         *,
         list_folder: Callable[[str], Awaitable[Listing]],
+        look_up: Callable[[Sequence[FileEntry]], None],
         is_cached: Callable[[FileEntry], bool],
         fetch: Callable[[FileEntry], Awaitable[None]],
     ) -> None:
         self._clock = clock
         self._list_folder = list_folder
+        self._look_up = look_up
         self._is_cached = is_cached
         self._fetch = fetch
         self._watches: dict[str, FolderWatch] = {}
         self._slots = asyncio.Semaphore(FETCHES_MAX)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}  # and the folder it is for
         self.files_fetched = 0
 
     def opened(self, entry: FileEntry) -> None:
@@ -96,12 +101,14 @@ class Prefetcher:
         """A reader had to wait for the store."""
         folder, _ = split(entry.path)
         watch = self._watches.get(folder)
-        if watch is None or entry.size > FILE_BYTES_MAX:
+        if watch is None or entry.size > FILE_BYTES_MAX or entry.path == watch.last_missed:
             return
+        watch.last_missed = entry.path
         watch.misses += 1
-        if watch.may_start:
+        if watch.may_start(self._clock.monotonic()):
             watch.running = True
-            self._spawn(self._run(folder, watch), f"prefetch {folder}")
+            watch.errors = 0
+            self._spawn(self._run(folder, watch), folder)
 
     def _forget_idle(self) -> None:
         now = self._clock.monotonic()
@@ -117,6 +124,8 @@ class Prefetcher:
         finally:
             watch.running = False
             watch.misses = 0
+            if watch.errors >= ERRORS_MAX:
+                watch.paused_until = self._clock.monotonic() + PAUSE_S
 
     async def _fetch_rest(self, folder: str, watch: FolderWatch) -> None:
         listing = await self._list_folder(folder)
@@ -125,6 +134,10 @@ class Prefetcher:
             await listing.wait(index)
             if index >= len(listing):
                 return
+            if index % LOOK_UP == 0:
+                await asyncio.sleep(0)  # a folder that is cached already must not hold up the loop
+                coming = [listing[i][1] for i in range(index, min(index + LOOK_UP, len(listing)))]
+                self._look_up([entry for entry in coming if isinstance(entry, FileEntry)])
             _, entry = listing[index]
             index += 1
             if not isinstance(entry, FileEntry) or not 0 < entry.size <= FILE_BYTES_MAX or self._is_cached(entry):
@@ -136,7 +149,7 @@ class Prefetcher:
                 self._slots.release()
                 return
             watch.fetched += 1
-            self._spawn(self._fetch_one(entry, watch), f"prefetch {entry.path}")
+            self._spawn(self._fetch_one(entry, watch), folder, self._slots.release)
 
     async def _wait_for_readers(self, watch: FolderWatch) -> bool:
         watch.more.clear()
@@ -157,16 +170,27 @@ class Prefetcher:
         except FsError as error:
             watch.errors += 1
             log.debug("prefetch.failed", path=entry.path, reason=str(error))
-        finally:
-            self._slots.release()
 
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(self, work: Coroutine[None, None, None], folder: str, finish: Callable[[], None] | None = None) -> None:
+        task = asyncio.create_task(work, name=f"prefetch {folder}")
+        self._tasks[task] = folder
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._tasks[task]
+            if finish is not None:
+                finish()
+
+        task.add_done_callback(ended)
+
+    async def forget(self, path: str) -> None:
+        """Cancel what is under way at or below a path, and watch it no more."""
+        tasks = [task for task, folder in self._tasks.items() if is_within(folder, path)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for folder in [folder for folder in self._watches if is_within(folder, path)]:
+            del self._watches[folder]
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.forget("/")

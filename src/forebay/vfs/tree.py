@@ -4,6 +4,8 @@ It answers from memory, changes the database first and memory after, and knows n
 mount exists is for the file system to say.
 """
 
+from typing import Protocol
+
 import structlog
 
 from forebay import paths
@@ -11,7 +13,7 @@ from forebay.cache.cache import Pin
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import FsError, Invalid, NotFound
-from forebay.stores.registry import open_store
+from forebay.stores.base import Store
 from forebay.vfs.control import ControlDb
 from forebay.vfs.entries import FolderEntry, Mount, MountOptions
 from forebay.vfs.mounttable import MountTable, Place
@@ -21,11 +23,20 @@ log = structlog.get_logger()
 _LIFETIMES = {"immutable": float("inf"), "always": 0.0}
 
 
+class OpenStore(Protocol):
+    """From a URL and options to a store and the prefix in it, as `forebay.stores.registry.open_store` does."""
+
+    def __call__(self, url: str, options: dict[str, str], *, settings: Settings) -> tuple[Store, str]:
+        """Open a store; no request is made."""
+        ...
+
+
 class Tree:
     """See the module."""
 
-    def __init__(self, settings: Settings, control: ControlDb, clock: Clock) -> None:
+    def __init__(self, settings: Settings, control: ControlDb, clock: Clock, open_store: OpenStore) -> None:
         self._settings = settings
+        self._open_store = open_store
         self._control = control
         self._clock = clock
         self._table = MountTable()
@@ -53,7 +64,7 @@ class Tree:
             raise Invalid(f"freshness must be 'immutable', 'ttl' or 'always', not {options.freshness!r}")
         if options.policy not in (None, "keep", "lru"):
             raise Invalid(f"policy must be 'keep' or 'lru', not {options.policy!r}")
-        store, prefix = open_store(url, dict(options.options), settings=self._settings)
+        store, prefix = self._open_store(url, dict(options.options), settings=self._settings)
         ttl_s = options.ttl_s if options.ttl_s is not None else self._settings.ttl_s
         return Mount(
             path=path,
@@ -111,14 +122,16 @@ class Tree:
 
     def add_folder(self, path: str) -> None:
         """Make and keep a virtual folder; raises as `MountTable.add_folder`."""
-        self._table.add_folder(path)
+        self._table.check_folder(path)
         self._control.add_folder(path)
+        self._table.add_folder(path)
         self._derive()
 
     def remove_folder(self, path: str) -> None:
         """Remove a virtual folder; raises as `MountTable.remove_folder`."""
-        self._table.remove_folder(path)
+        self._table.check_remove_folder(path)
         self._control.remove_folder(path)
+        self._table.remove_folder(path)
         self._derive()
 
     def check_mount(self, path: str) -> None:
@@ -127,14 +140,16 @@ class Tree:
 
     def add_mount(self, mount: Mount) -> None:
         """Show and keep a mount; raises as `MountTable.add_mount`."""
-        self._table.add_mount(mount)
+        self._table.check_mount(mount.path)
         self._control.add_mount(mount.path, mount.url, mount.settings)
+        self._table.add_mount(mount)
         self._derive()
 
     def remove_mount(self, path: str) -> Mount:
         """Take a mount away, and its credentials with it; raises as `MountTable.remove_mount`."""
-        mount = self._table.remove_mount(path)
+        self._table.check_remove_mount(path)
         self._control.remove_mount(path)
+        mount = self._table.remove_mount(path)
         self._derive()
         return mount
 

@@ -3,6 +3,7 @@
 Acknowledged means that the store has it.  A file becomes visible whole or not at all.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount
 from forebay.vfs.metadata import Metadata
 from forebay.vfs.tree import Tree
 
+DELETES_MAX = 32  # under way at a time
 SINGLE_PUT_BYTES = 8 * MIB  # up to this size one PUT; more is a multipart upload
 
 
@@ -55,13 +57,7 @@ class Writer:
         return entry
 
     async def _check_target(self, path: str, *, overwrite: bool) -> None:
-        folder, _ = paths.split(path)
-        try:
-            above = await self._host.stat(folder)
-        except NotFound:
-            above = None  # object stores have no folders of their own: the key makes them
-        if isinstance(above, FileEntry):
-            raise NotADirectory(f"{folder} is a file; nothing can lie below it", path=path)
+        await self._check_above(path)
         try:
             entry = await self._host.stat(path)
         except NotFound:
@@ -70,6 +66,18 @@ class Writer:
             raise IsADirectory(f"{path} is a folder", path=path)
         if not overwrite:
             raise AlreadyExists(f"{path} exists already", path=path)
+
+    async def _check_above(self, path: str) -> None:
+        folder, _ = paths.split(path)
+        while True:
+            try:
+                above = await self._host.stat(folder)
+            except NotFound:
+                folder, _ = paths.split(folder)  # object stores have no folders of their own: the key makes them
+                continue
+            if isinstance(above, FileEntry):
+                raise NotADirectory(f"{folder} is a file; nothing can lie below it", path=path)
+            return
 
     async def remove(self, path: str, *, recursive: bool) -> int:
         """Remove a file, or with `recursive` a folder and all below it; return how many objects are gone.
@@ -86,16 +94,21 @@ class Writer:
         mount, key = self._writable(path)
         entry = await self._host.stat(path)
         if isinstance(entry, FileEntry):
-            await mount.store.delete(key)
+            await self._delete(mount, key)
             self._learn(mount, path, None)
             return 1
         if not recursive:
             raise IsADirectory(f"{path} is a folder; use -r to remove it with all it holds", path=path)
         removed = 0
         async for page in self._host.metadata.pages(mount, key + "/", recursive=True):
-            for meta in page.objects:
-                await mount.store.delete(meta.key)
-                removed += 1
+            for start in range(0, len(page.objects), DELETES_MAX):
+                some = page.objects[start : start + DELETES_MAX]
+                failed = await asyncio.gather(*(self._delete(mount, meta.key) for meta in some), return_exceptions=True)
+                removed += len(some)
+                for error in failed:
+                    if error is not None:
+                        self._host.metadata.forget(path)
+                        raise error
         self._host.metadata.forget(path)
         self._learn(mount, path, None)
         return removed
@@ -107,7 +120,7 @@ class Writer:
             ReadOnly: the mount takes no writes.
         """
         self._writable(mount.path)
-        await mount.store.put(key, b"")
+        await self._host.metadata.answer(mount, mount.store.put(key, b""))
 
     async def remove_marker(self, path: str) -> None:
         """Remove an empty folder of a mount.
@@ -123,8 +136,11 @@ class Writer:
         async for page in self._host.metadata.pages(mount, key + "/", recursive=True):
             if any(meta.key != key + "/" for meta in page.objects):
                 raise NotEmpty(f"{path} is not empty", path=path)
-        await mount.store.delete(key + "/")
+        await self._delete(mount, key + "/")
         self._learn(mount, path, None)
+
+    async def _delete(self, mount: Mount, key: str) -> None:
+        await self._host.metadata.answer(mount, mount.store.delete(key))
 
     def _writable(self, path: str) -> tuple[Mount, str]:
         mount, key = self._host.tree.locate(path)
@@ -142,8 +158,12 @@ class Writer:
         self._host.tell(path)
         while folder != mount.path:  # folders come and go with the keys below them
             self._host.tell(folder, below=False)
+            path = folder
             folder, name = paths.split(folder)
-            self._host.metadata.doubt(folder, name)
+            if entry is None:
+                self._host.metadata.doubt(folder, name)
+            else:
+                self._host.metadata.learn(mount, folder, name, FolderEntry(path, mount, mount.mounted_ns))
 
 
 async def _put(mount: Mount, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:
