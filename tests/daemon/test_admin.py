@@ -139,6 +139,17 @@ def test_a_listing_shows_every_kind_of_name(client: Client, mounted: Path) -> No
         assert b"".join(client.read(f"/data/in/{name}")) == b"1"
 
 
+def test_a_recursive_listing_shows_the_folder_around_a_nested_mount_once(client: Client, mounted: Path) -> None:
+    inner = mounted.parent / "inner"
+    inner.mkdir()
+    (inner / "x").write_bytes(b"")
+    body = {"path": "/data/in/sub/inner", "url": f"file://{inner}", "options": {}, "readonly": False}
+    client.call("POST", "/v1/fs/mount", body | {"freshness": "ttl", "ttl_s": None, "policy": None})
+    listed = [line["path"] for line in client.stream("GET", "/v1/fs/list", query={"path": "/data", "recursive": 1})]
+    assert sorted(listed) == sorted(set(listed))
+    assert {"/data/in/sub", "/data/in/sub/inner/x"} <= set(listed)
+
+
 def test_a_recursive_listing_shows_each_folder_before_what_it_holds(client: Client, mounted: Path) -> None:
     for name in ("b/c/1", "b/c/2", "b/d", "b-c/1"):
         (mounted / name).parent.mkdir(parents=True, exist_ok=True)

@@ -68,15 +68,30 @@ async def _below(fs: FileSystem, path: str, hidden: list[int]) -> AsyncGenerator
                 yield batch
         return
     above = path
+    around = {folder for mount in fs.tree.below(path) for folder in _folders_above(mount.path)}
+    untold = set(around)
     async for files in fs.walk(path, on_hidden=hidden.append):
         found: list[Entry] = []
         for file in files:
-            found += _new_folders(file, above)
+            for folder in _new_folders(file, above):
+                if folder.path not in around:
+                    found.append(folder)
+                elif folder.path in untold:  # a mount inside another comes after it, and so do its parents, again
+                    untold.discard(folder.path)
+                    found.append(folder)
             above = paths.split(file.path)[0]
             found.append(file)
         for start in range(0, len(found), BATCH):
             yield [entry_info(fs, one) for one in found[start : start + BATCH]]
             await asyncio.sleep(0)
+
+
+def _folders_above(path: str) -> list[str]:
+    found = []
+    while path != "/":
+        path = paths.split(path)[0]
+        found.append(path)
+    return found
 
 
 def _new_folders(file: FileEntry, last: str) -> list[FolderEntry]:

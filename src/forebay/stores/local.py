@@ -88,6 +88,7 @@ class LocalStore:
     async def list(self, prefix: str, *, recursive: bool = False, start_after: str = "") -> AsyncIterator[ListPage]:
         """See `Store.list`."""
         entries = self._entries(prefix, start_after, recursive=recursive)
+        await self._run(self._check_root)
         while page := await self._run(_take, entries, self._page_keys):
             metas = [entry for entry in page if isinstance(entry, ObjectMeta)]
             yield ListPage(metas, [entry for entry in page if isinstance(entry, str)])
@@ -122,9 +123,20 @@ class LocalStore:
 
     async def _run(self, call: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
         assert not kwargs
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, call, *args)
+        except NotFound:
+            if call != self._probe:
+                await loop.run_in_executor(self._threads, self._check_root)
+            raise
 
     # ------------------------------------------------------------------ in threads: reading
+
+    def _check_root(self) -> None:
+        """Without its folder the store is away, which is not the same as empty: an absence would be believed."""
+        if not os.path.isdir(self._root):
+            raise Unavailable(f"{self._shown} has gone; is its disk, or its network file system, mounted?")
 
     def _probe(self, prefix: str) -> None:
         with self._translated(prefix):

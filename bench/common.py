@@ -1,0 +1,354 @@
+"""What the benches share: a world to measure in (a real S3 server, a Forebay of its own, mounts), and the records.
+
+Every figure that counts is a ratio of runs that took turns on one machine; absolute figures move by a factor of two.
+"""
+
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
+
+import obstore
+from obstore.store import S3Store
+
+from forebay.testing.leash import leashed
+from forebay.testing.seaweed import SeaweedS3
+from forebay.testing.slowproxy import SlowProxy
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+COMMAND_WITHIN_S = 600.0
+SMALL_BYTES = 110 * 1024
+FOLDERS = 10
+RTT_MS, MBPS = 20.0, 200.0  # the far store
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: what was measured against what it must be."""
+
+    what: str
+    must: float
+    measured: float
+    at_most: bool = False  # it must not be above `must`; else not below
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Is it as it must be?"""
+        return self.measured <= self.must if self.at_most else self.measured >= self.must
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of one script."""
+
+    name: str
+    how: str  # a sentence for the table
+    figures: list[Figure]
+    runs: dict[str, list[float]]  # every repeat of every side
+    unit: str  # of the runs
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, flush=True)
+
+
+def save(result: Result) -> None:
+    """Print, and append to bench/results/NAME.jsonl."""
+    line = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit(), "machine": _machine()}
+    line |= asdict(result)
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{result.name}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    for side, values in result.runs.items():
+        spread = f"{min(values):,.4g} to {max(values):,.4g}, {len(values)} runs"
+        say(f"  {side}: {statistics.median(values):,.4g} {result.unit} ({spread})")
+    for figure in result.figures:
+        sign = "<=" if figure.at_most else ">="
+        verdict = "met" if figure.met else "MISSED"
+        say(f"  {figure.what}: {figure.measured:.3g}{figure.unit} (must be {sign} {figure.must:g}) {verdict}")
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "../src") else "")
+
+
+def _machine() -> dict[str, Any]:
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def in_turns(rounds: int, sides: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Run every side once a round, the order turned round each time; what each returned."""
+    runs: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides) if number % 2 == 0 else reversed(sides):
+            runs[name].append(sides[name]())
+    return runs
+
+
+def ratio(runs: dict[str, list[float]], above: str, below: str) -> float:
+    """The median of the rounds' ratios: neighbours in time saw the same machine."""
+    return statistics.median(a / b for a, b in zip(runs[above], runs[below], strict=True))
+
+
+def open_bucket(endpoint: str, bucket: str) -> S3Store:
+    """Bare obstore's client of a bucket of the server."""
+    return S3Store(
+        bucket,
+        endpoint=endpoint,
+        access_key_id=SeaweedS3.access_key,
+        secret_access_key=SeaweedS3.secret_key,
+        region="us-east-1",
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True},
+    )
+
+
+def _put(store: S3Store, folder: Path, path: Path) -> None:
+    obstore.put(store, str(path.relative_to(folder)), path)
+
+
+# ---------------------------------------------------------------- the world
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class World:
+    """A scratch folder with a server, a Forebay home and mounts, made when first used; all gone at the end."""
+
+    def __init__(self) -> None:
+        self._ends = ExitStack()
+        self._forebay_used = False
+        self._mountpoints: set[Path] = set()
+
+    def __enter__(self) -> Self:
+        signal.signal(signal.SIGTERM, _stop)  # so that the clean-up runs
+        self.scratch = Path(tempfile.mkdtemp(prefix="forebay-bench-"))
+        self._ends.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.close()
+
+    @cached_property
+    def server(self) -> SeaweedS3:
+        """The S3 server."""
+        return self._ends.enter_context(SeaweedS3(self.scratch / "seaweed"))
+
+    @cached_property
+    def far(self) -> SlowProxy:
+        """The same server behind 20 ms and 200 MB/s."""
+        return self._ends.enter_context(SlowProxy(self.server.port, rtt_ms=RTT_MS, mbps=MBPS))
+
+    def enter(self, context: Any) -> Any:  # noqa: ANN401 - whatever it gives
+        """Keep a context until the world ends."""
+        return self._ends.enter_context(context)
+
+    # -------- data
+
+    def small_files(self, name: str, count: int, *, buckets: Sequence[str] = ()) -> Path:
+        """`count` files of 110 KiB in ten folders on the local disk, and as objects of each bucket (`name` alone).
+
+        They stay until the world ends, and so should what is cached of them: for minutes after a few thousand files
+        were removed, ext4 makes new ones several times slower (it steps over inodes that were just freed).  So a
+        bench that begins cold more than once takes another bucket each time.
+        """
+        folder = self.scratch / name
+        for number in range(count):
+            path = folder / f"class{number % FOLDERS}" / f"{number:05d}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(os.urandom(SMALL_BYTES))
+        with ThreadPoolExecutor(16) as pool:
+            for bucket in buckets or (name,):
+                put = partial(_put, self._bucket(bucket), folder)
+                list(pool.map(put, sorted(folder.rglob("*.bin"))))
+        return folder
+
+    def large_file(self, name: str, size: int) -> Path:
+        """One file of so many bytes on the local disk, `large.bin`, and as an object of the bucket `name`."""
+        folder = self.scratch / name
+        folder.mkdir()
+        path = folder / "large.bin"
+        block = os.urandom(16 << 20)
+        with path.open("wb") as file:
+            for number in range(size // len(block)):
+                file.write(number.to_bytes(8, "big") + block[8:])
+        _put(self._bucket(name), folder, path)
+        return path
+
+    def _bucket(self, name: str) -> S3Store:
+        self.server.make_bucket(name)
+        return open_bucket(self.server.endpoint, name)
+
+    # -------- Forebay
+
+    def forebay(self, *words: str) -> str:
+        """Run the real command line; its output."""
+        if not self._forebay_used:
+            self._forebay_used = True
+            self._ends.callback(self._end_forebay)
+        program = str(Path(sys.executable).parent / "forebay")
+        environment = os.environ | {"FOREBAY_HOME": str(self.scratch / "home")}
+        done = subprocess.run(
+            leashed([program, *words]),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_WITHIN_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"forebay {' '.join(words[:2])} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def mount(self, name: str, *, far: bool = False) -> Path:
+        """Mount the bucket `name` at /NAME, show that at a local folder of its own, and return this folder."""
+        endpoint = self.far.endpoint if far else self.server.endpoint
+        options = [f"s3.endpoint={endpoint}", f"s3a.accessKeyID={self.server.access_key}"]
+        options.append(f"s3a.secretKey={self.server.secret_key}")
+        self.forebay(
+            "fs", "mount", f"/{name}", f"s3://{name}", *(word for each in options for word in ("--option", each))
+        )
+        mountpoint = self.scratch / "mnt" / name
+        mountpoint.mkdir(parents=True, exist_ok=True)
+        self._mountpoints.add(mountpoint)
+        self.forebay("fuse", "mount", str(mountpoint), f"/{name}")
+        return mountpoint
+
+    def unmount(self, name: str, *, free: bool = False) -> None:
+        """Take both away; with `free` also what was cached: the next `mount` begins cold."""
+        mountpoint = self.scratch / "mnt" / name
+        self.forebay("fuse", "unmount", str(mountpoint))
+        self._mountpoints.discard(mountpoint)
+        if free:
+            self.forebay("fs", "free", f"/{name}")
+        self.forebay("fs", "unmount", f"/{name}")
+
+    def status(self) -> dict[str, Any]:
+        """`forebay status --json`."""
+        status: dict[str, Any] = json.loads(self.forebay("status", "--json"))
+        return status
+
+    def _end_forebay(self) -> None:
+        self.forebay("stop")
+        for mountpoint in self._mountpoints:
+            if os.path.ismount(mountpoint):
+                subprocess.run(["umount", "-l", str(mountpoint)], check=False)
+
+
+# ---------------------------------------------------------------- readers
+
+
+def shuffled_paths(folder: Path, seed: int) -> list[str]:
+    """All files below, in a random order that the seed decides."""
+    paths = sorted(os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
+    random.Random(seed).shuffle(paths)
+    return paths
+
+
+def read_files(paths: list[str]) -> float:
+    """Read whole files one after the other as loaders do, by Python's open() and read(); files per second."""
+    begin = time.perf_counter()
+    for path in paths:
+        with open(path, "rb") as file:
+            file.read()
+    return len(paths) / (time.perf_counter() - begin)
+
+
+def read_files_bare(paths: list[str]) -> float:
+    """The same by bare system calls: open(2), read(2) until the end, close(2); files per second."""
+    begin = time.perf_counter()
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        while os.read(file, 1 << 18):
+            pass
+        os.close(file)
+    return len(paths) / (time.perf_counter() - begin)
+
+
+def read_large(path: Path, step: int = 1 << 20) -> float:
+    """Read one file from start to end, `step` bytes at a time; bytes per second."""
+    begin = time.perf_counter()
+    total = 0
+    room = bytearray(step)
+    with open(path, "rb", buffering=0) as file:
+        while got := file.readinto(room):
+            total += got
+    return total / (time.perf_counter() - begin)
+
+
+class Readers:
+    """Reader processes that wait for the start, so that only reading is timed."""
+
+    def __init__(self, paths: list[str], count: int) -> None:
+        self._files = len(paths)
+        self._children = [self._start(paths[number::count]) for number in range(count)]
+
+    def _start(self, paths: list[str]) -> subprocess.Popen[str]:
+        command = leashed([sys.executable, str(HERE / "reader.py")])
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write("\n".join(paths) + "\n\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+    def run(self) -> float:
+        """Start all, wait for all; files per second."""
+        begin = time.perf_counter()
+        for child in self._children:
+            assert child.stdin is not None
+            child.stdin.write("\n")
+            child.stdin.flush()
+        failed = [code for child in self._children if (code := child.wait()) != 0]
+        seconds = time.perf_counter() - begin
+        for child in self._children:
+            for pipe in (child.stdin, child.stdout):
+                assert pipe is not None
+                pipe.close()
+        if failed:
+            raise RuntimeError(f"{len(failed)} readers failed")
+        return self._files / seconds
+
+
+def plain_obstore(endpoint: str, bucket: str, way: str, keys: list[str]) -> float:
+    """Read whole objects by bare obstore in a process of its own (see plain_obstore.py); objects per second."""
+    command = [sys.executable, str(HERE / "plain_obstore.py"), endpoint, bucket, way]
+    done = subprocess.run(leashed(command), input="\n".join(keys), capture_output=True, text=True, check=False)
+    if not done.stdout.strip():  # its exit code says nothing: the asyncio API may abort at the interpreter's end
+        raise RuntimeError(f"plain obstore failed: {done.stderr}")
+    return len(keys) / float(done.stdout)
