@@ -30,6 +30,7 @@ from obstore.store import S3Store
 from forebay.testing.leash import leashed
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.slowproxy import SlowProxy
+from idle import idle_poll_ns, kernel_default
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -72,12 +73,17 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def save(result: Result) -> None:
+def results_file(name: str, *, as_found: bool) -> Path:
+    """Where every run of a script stands, one line each."""
+    return RESULTS / f"{name}{'.as-found' if as_found else ''}.jsonl"
+
+
+def save(result: Result, *, as_found: bool = False) -> None:
     """Print, and append to bench/results/NAME.jsonl."""
     line = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit(), "machine": _machine()}
     line |= asdict(result)
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{result.name}.jsonl").open("a") as file:
+    with results_file(result.name, as_found=as_found).open("a") as file:
         file.write(json.dumps(line) + "\n")
     for side, values in result.runs.items():
         spread = f"{min(values):,.4g} to {max(values):,.4g}, {len(values)} runs"
@@ -102,6 +108,7 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "idle_poll_ns": idle_poll_ns(),
     }
 
 
@@ -146,7 +153,9 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 class World:
     """A scratch folder with a server, a Forebay home and mounts, made when first used; all gone at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_found: bool = False) -> None:
+        """`as_found`: leave idle processors as they are (see idle.py)."""
+        self.as_found = as_found
         self._ends = ExitStack()
         self._forebay_used = False
         self._mountpoints: set[Path] = set()
@@ -155,6 +164,8 @@ class World:
         signal.signal(signal.SIGTERM, _stop)  # so that the clean-up runs
         self.scratch = Path(tempfile.mkdtemp(prefix="forebay-bench-"))
         self._ends.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        if not self.as_found:
+            self._ends.enter_context(kernel_default())
         return self
 
     def __exit__(
@@ -345,9 +356,9 @@ class Readers:
         return self._files / seconds
 
 
-def plain_obstore(endpoint: str, bucket: str, way: str, keys: list[str]) -> float:
+def plain_obstore(endpoint: str, bucket: str, way: str, keys: list[str], *, folder: Path | None = None) -> float:
     """Read whole objects by bare obstore in a process of its own (see plain_obstore.py); objects per second."""
-    command = [sys.executable, str(HERE / "plain_obstore.py"), endpoint, bucket, way]
+    command = [sys.executable, str(HERE / "plain_obstore.py"), endpoint, bucket, way, str(folder or "")]
     done = subprocess.run(leashed(command), input="\n".join(keys), capture_output=True, text=True, check=False)
     if not done.stdout.strip():  # its exit code says nothing: the asyncio API may abort at the interpreter's end
         raise RuntimeError(f"plain obstore failed: {done.stderr}")

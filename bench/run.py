@@ -14,7 +14,7 @@ import load
 import memory
 import warm_large
 import warm_small
-from common import RESULTS, World, save, say
+from common import RESULTS, World, results_file, save, say
 
 SCRIPTS = {
     "check_proxy": check_proxy.measure,
@@ -30,45 +30,55 @@ SCRIPTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures Forebay; see bench/run.py.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}; all if none is given")
-    names = parser.parse_args().names or list(SCRIPTS)
+    parser.add_argument("--as-found", action="store_true", help="leave idle processors as they are; see idle.py")
+    arguments = parser.parse_args()
+    names = arguments.names or list(SCRIPTS)
     if unknown := [name for name in names if name not in SCRIPTS]:
         parser.error(f"there is no bench {unknown[0]}; there are {', '.join(SCRIPTS)}")
-    with World() as world:
+    with World(as_found=arguments.as_found) as world:
         for name in SCRIPTS:
             if name in names:
                 say(name)
-                save(SCRIPTS[name](world))
+                save(SCRIPTS[name](world), as_found=arguments.as_found)
     write_table()
+
+
+HEAD = """# Measured
+
+Written by `bench/run.py` from the last line of each `*.jsonl` here, which hold all runs.
+
+Every figure is a ratio of runs that took turns on one machine.  The machine is a small virtual one whose host had
+switched off the polling of idle processors; "measured" is with Linux's own default, "as found" without it
+(`bench/idle.py` says what that is, and `forebay doctor` whether yours has it).
+
+| what | must be | measured | as found | how |
+| --- | --- | --- | --- | --- |"""
 
 
 def write_table() -> None:
     """The latest result of every script, as bench/results/README.md."""
-    latest = [_latest(name) for name in SCRIPTS]
-    lines = [
-        "# Measured",
-        "",
-        "Written by `bench/run.py` from the last line of each `*.jsonl` here, which hold all runs.",
-        "",
-    ]
-    lines += ["| what | must be | measured | how |", "| --- | --- | --- | --- |"]
-    for result in latest:
+    lines = [HEAD]
+    latest = {name: (_latest(name, as_found=False), _latest(name, as_found=True)) for name in SCRIPTS}
+    for result, found in latest.values():
+        others = {figure["what"]: _shown(figure) for figure in found["figures"]} if found else {}
         for figure in result["figures"] if result else ():
-            unit = figure["unit"]
-            must = f"{'<=' if figure['at_most'] else '>='} {figure['must']:g}{unit}"
-            lines.append(f"| {figure['what']} | {must} | {figure['measured']:.3g}{unit} | {result['how']} |")
-    machines = {
-        "{cpu}, {cores} cores, Linux {kernel}, Python {python}".format(**result["machine"])
-        for result in latest
-        if result
-    }
-    when = {f"{result['name']} at {result['commit']} on {result['date'][:10]}" for result in latest if result}
+            must = f"{'<=' if figure['at_most'] else '>='} {figure['must']:g}{figure['unit']}"
+            cells = (figure["what"], must, _shown(figure), others.get(figure["what"], ""), result["how"])
+            lines.append(f"| {' | '.join(cells)} |")
+    results = [result for pair in latest.values() for result in pair if result]
+    machines = {"{cpu}, {cores} cores, Linux {kernel}, Python {python}".format(**r["machine"]) for r in results}
+    when = {f"{result['name']} at {result['commit']} on {result['date'][:10]}" for result in results}
     lines += ["", f"Machine: {'; '.join(sorted(machines))}.", "", f"Runs: {', '.join(sorted(when))}.", ""]
     (RESULTS / "README.md").write_text("\n".join(lines))
     say(f"the table is in {RESULTS / 'README.md'}")
 
 
-def _latest(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.jsonl"
+def _shown(figure: dict[str, Any]) -> str:
+    return f"{figure['measured']:.3g}{figure['unit']}"
+
+
+def _latest(name: str, *, as_found: bool) -> dict[str, Any] | None:
+    path = results_file(name, as_found=as_found)
     if not path.exists():
         return None
     last: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from forebay.units import KIB, MIB
 
 log = structlog.get_logger()
 _libc = ctypes.CDLL(None, use_errno=True)
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00020000  # linux/fs.h
 
 FREE_CHECK_S = 1.0  # statvfs at most this often, so that admission costs no system call
 FAILED_PAUSE_S = 30.0  # a disk that refused a write gets no new bytes for so long
@@ -77,6 +79,7 @@ class CacheDisk:
         self._files = f"{self.path}/files"
         if self.index.is_fresh:
             self._set_aside()
+        _spread(self._files)
         self._next_id = self.index.session << 32  # ids of sessions never meet: a crash cannot reuse a name
         self.bytes_of: dict[Dataset, int] = {}
         self.files = 0
@@ -89,6 +92,7 @@ class CacheDisk:
         """Files that no index knows are worth nothing: out of the way, until `remove_orphans` deletes them."""
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._files, f"{self.path}/lost-{os.getpid()}-{self._clock.time_ns()}")
+        os.makedirs(self._files, mode=0o700, exist_ok=True)
 
     def close(self, *, clean: bool) -> None:
         """Close the index and give the folder back."""
@@ -101,8 +105,8 @@ class CacheDisk:
         return self._next_id
 
     def file_path(self, file_id: int) -> str:
-        """Where the cache file of that id lies; 256 folders keep each small."""
-        return f"{self._files}/{file_id & 0xFF:02x}/{file_id:016x}"
+        """Where the cache file of that id lies; 32 folders keep each small enough."""
+        return f"{self._files}/{file_id & 0x1F:02x}/{file_id:016x}"
 
     def capacity_bytes(self) -> int:
         """Bytes this folder may hold now: the configured size, less what the reserve of free disk forbids."""
@@ -204,3 +208,21 @@ def _take_folder(path: Path) -> int:
         message = f"the cache folder {path} is in use by another Forebay daemon; give each its own with `cache_dirs`"
         raise Busy(message, path=str(path)) from error
     return lock
+
+
+def _spread(folder: str) -> None:
+    """Tell ext4 that the folders in this one have nothing to do with each other (`chattr +T`).
+
+    It then gives each a block group of its own.  Else all cache files share one group, where making a file took
+    500 us instead of 50 after many were deleted: without a journal, ext4 looks at each inode deleted of late.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = array("i", [0, 0])  # the ioctl's number says long, the kernel copies an int
+        fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
+        flags[0] |= _FS_TOPDIR_FL
+        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
+    except OSError:
+        pass  # another file system: nothing to spread
+    finally:
+        os.close(fd)

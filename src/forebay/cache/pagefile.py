@@ -21,7 +21,7 @@ from forebay.cache.pages import PAGE_BYTES, Residency, Run, bits_of, page_count
 from forebay.errors import Corrupt
 from forebay.types import Buffer
 
-_opening = threading.Lock()
+_opening = tuple(threading.Lock() for _ in range(64))  # by path: one for all would make the pool's threads queue
 
 
 class FileLost(Corrupt):
@@ -84,6 +84,10 @@ class PageFile:
         """Are all pages of `run` here, and trusted?"""
         return self.residency.has(run) and not (self.doubted and self.doubted & bits_of(run))
 
+    @property
+    def _opening(self) -> threading.Lock:
+        return _opening[hash(self.path) % len(_opening)]
+
     def descriptor(self) -> Descriptor:
         """The open file; hold on to it while its number is in use.
 
@@ -93,7 +97,7 @@ class PageFile:
         """
         found = self._descriptor
         if found is None:
-            with _opening:  # two flights of a new file must not both create it: the second would empty it
+            with self._opening:  # two flights of a new file must not both create it: the second would empty it
                 found = self._descriptor
                 if found is None:
                     found = self._descriptor = Descriptor(self._open())
@@ -138,7 +142,7 @@ class PageFile:
 
     def abandon(self) -> None:
         """Unlink the file for good.  Who has it open keeps what it holds."""
-        with _opening:  # a flight that comes later must not make it again
+        with self._opening:  # a flight that comes later must not make it again
             self._is_abandoned = True
             self.residency.discard(Run(0, page_count(self.size)))
         with contextlib.suppress(OSError):

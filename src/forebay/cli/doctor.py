@@ -15,6 +15,8 @@ KERNEL_PASSTHROUGH = (6, 9)  # FUSE_PASSTHROUGH
 PYTHON_NEEDED = (3, 11)
 OPEN_FILES_NEEDED = 4096  # a data loader's open files, each with a cache file, plus connections
 DISK_FREE_NEEDED = GIB
+IDLE_POLL_SETTING = "/sys/module/haltpoll/parameters/guest_halt_poll_ns"
+IDLE_POLL_NS = 200_000  # Linux's default (drivers/cpuidle/governors/haltpoll.c); some hosts switch it off
 
 
 class Level(Enum):
@@ -69,6 +71,7 @@ class Facts:
     kernel: tuple[int, int]
     python: tuple[int, int]
     user_allow_other: bool
+    idle_poll_ns: int | None  # of a virtual machine's idle processors; None: not such a machine, or not that governor
     open_files: int  # soft limit, of the daemon if one runs
     cache_disks: tuple[CacheDisk, ...]
     cache_reserve: float
@@ -162,6 +165,18 @@ def check_cache_disks(facts: Facts) -> Iterator[Finding]:
             yield Finding("cache", Level.OK, f"{disk.path}: {format_size(room)} of free disk may be used")
 
 
+def check_idle_processors(facts: Facts) -> Iterator[Finding]:
+    """Do the idle processors of a virtual machine wake at once?"""
+    if facts.idle_poll_ns is None:
+        return
+    if facts.idle_poll_ns:
+        yield Finding("idle cpus", Level.OK, f"poll for {facts.idle_poll_ns // 1000} us before they halt")
+    else:
+        found = "halt at once, and take 25 us and more to wake: small files open at a third of their speed"
+        mend = f"echo {IDLE_POLL_NS} > {IDLE_POLL_SETTING}  (as root; Linux's own default)"
+        yield Finding("idle cpus", Level.NOTE, found, mend)
+
+
 def check_open_files(facts: Facts) -> Iterator[Finding]:
     """Are enough open files allowed?"""
     if facts.open_files < OPEN_FILES_NEEDED:
@@ -215,6 +230,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_rights,
     check_allow_other,
     check_cache_disks,
+    check_idle_processors,
     check_open_files,
     check_daemon,
     check_stores,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forebay import __version__
-from forebay.cli.doctor import CacheDisk, Facts, FuseFact, StoreFact
+from forebay.cli.doctor import IDLE_POLL_SETTING, CacheDisk, Facts, FuseFact, StoreFact
 from forebay.cli.session import Session, find_daemon
 from forebay.config.settings import Settings
 from forebay.daemon.client import Client
@@ -37,6 +37,7 @@ def gather(session: Session) -> Facts:
         kernel=_kernel(),
         python=sys.version_info[:2],
         user_allow_other=_allows_other(_read("/etc/fuse.conf")),
+        idle_poll_ns=_idle_poll_ns(),
         open_files=_open_files(pid),
         cache_disks=_cache_disks(settings),
         cache_reserve=settings.cache_reserve,
@@ -76,6 +77,13 @@ def _kernel() -> tuple[int, int]:
 
 def _allows_other(fuse_conf: str) -> bool:
     return any(line.strip() == "user_allow_other" for line in fuse_conf.splitlines())
+
+
+def _idle_poll_ns() -> int | None:
+    if _read("/sys/devices/system/cpu/cpuidle/current_governor").strip() != "haltpoll":
+        return None
+    text = _read(IDLE_POLL_SETTING).strip()
+    return int(text) if text.isdigit() else None
 
 
 def _open_files(pid: str) -> int:

@@ -329,7 +329,8 @@ class S3Store:
             retry_config={
                 "max_retries": RETRIES_MAX,
                 "retry_timeout": timedelta(seconds=seconds * 2 / 3),
-                "backoff": {"max_backoff": timedelta(seconds=BACKOFF_MAX_S)},
+                # The last pause must end within the deadline: else its end hides what the store said.
+                "backoff": {"max_backoff": timedelta(seconds=min(BACKOFF_MAX_S, seconds / 6))},
             },
             credential_provider=None if options.anonymous else self._http.credentials.for_obstore,  # type: ignore[arg-type]
         )

@@ -1,9 +1,10 @@
 """Waiting for the next request without going to sleep, as long as that pays.
 
 A reader that opens one small file after another sends its next request within microseconds, but a sleeping process
-on an idle processor takes 20 us and more to wake (measured: 2 processors of a virtual machine, 7,700 files/s with
-sleeping, 14,000 to 20,000 without).  So after an answer the loop looks for the next request for a moment.  Where the
-next one does not come in that moment, as with a trainer that decodes what it has read, it soon stops to look.
+on an idle processor of a virtual machine takes 25 us to wake (measured on two processors: a byte through a pipe and
+back takes 50 us, and 5 us once the idle processors poll).  So after an answer the loop looks for the next request for
+a moment: 14,000 files/s instead of 7,000.  Where the next one does not come in that moment, as with a trainer that
+decodes what it has read, it soon stops to look.
 """
 
 import os
@@ -11,10 +12,10 @@ import select
 
 from forebay.clock import Clock
 
-LOOK_S = 60e-6  # a reader needs about 15 us for a file of 110 KiB that is in memory
-BUSY_S = 8e-6  # one look that takes so long, in vain: we share this processor, where waking up is cheap
-SKIP_MAX = 63  # waits without a look after failures in a row: less than 1 % of a processor is spent in vain
-SKIP_BUSY = 255
+LOOK_S = 100e-6  # a reader that was asleep needs 25 us to wake up, and 15 to read a file of 110 KiB
+BUSY_S = 50e-6  # one look that takes so long, in vain: others need this processor
+SKIP_MAX = 63  # waits without a look after failures in a row: about 1 % of a processor is spent in vain
+SKIP_BUSY = 63
 
 
 class BusyWait:
