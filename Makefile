@@ -13,7 +13,7 @@ help:
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   measure against the bare kernel, bare clients and rivals; write bench/results/"
 
-setup: $(VENV)/.dev fuse
+setup: $(VENV)/.dev fuse tools
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -34,6 +34,14 @@ fuse:
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fuse3 >/dev/null; \
 	  else echo "fusermount3 is missing: sudo apt-get install fuse3" >&2; fi; }
+
+# What the tests read a mount with, beside the tools that are everywhere.
+.PHONY: tools
+tools:
+	@command -v rsync >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rsync >/dev/null; \
+	  else echo "the tests need rsync: sudo apt-get install rsync" >&2; fi; }
 
 check: setup
 	$(BIN)/ruff format --check $(SOURCES)

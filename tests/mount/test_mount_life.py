@@ -166,7 +166,8 @@ def test_after_kill_9_the_next_command_brings_the_mounts_back(
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     dead = child("os.listdir(argv[1])", mnt, fails=True)
-    assert b"Transport endpoint is not connected" in dead.stderr
+    # The first to come while the kernel still ends the connection is told so.
+    assert any(text in dead.stderr for text in (b"endpoint is not connected", b"caused connection abort"))
     assert forebay(*command).code == 0
     assert mounted_at(mnt) == 1
     assert child("sys.stdout.buffer.write(open(argv[1], 'rb').read())", mnt / "f").stdout == data
