@@ -18,6 +18,7 @@ from forebay.cli.session import Session, find_daemon
 from forebay.config.settings import Settings
 from forebay.daemon.client import Client
 from forebay.errors import FsError
+from forebay.frontends.fuse.mountinfo import parse_mountinfo
 
 CAP_SYS_ADMIN = 21  # linux/capability.h
 STAT_WAIT_S = 3.0  # a mount that does not answer stat(2) for so long hangs
@@ -47,7 +48,7 @@ def gather(session: Session) -> Facts:
         socket=session.socket,
         socket_mode=_find_mode(session.socket),
         stores=_stores(client) if client else (),
-        fuse_mounts=tuple(FuseFact(path, _stat_error(path)) for path in mountpoints(_read("/proc/self/mountinfo"))),
+        fuse_mounts=tuple(FuseFact(at, _stat_error(at)) for at, _ in parse_mountinfo(_read("/proc/self/mountinfo"))),
     )
 
 
@@ -118,16 +119,6 @@ def _stores(client: Client) -> tuple[StoreFact, ...]:
 
     with ThreadPoolExecutor(STORES_AT_ONCE) as pool:
         return tuple(pool.map(ask, client.call("GET", "/v1/fs/mounts")))
-
-
-def mountpoints(mountinfo: str) -> list[str]:
-    """Where file systems of type `fuse.forebay` are mounted, by the text of proc(5)'s mountinfo."""
-    found = []
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.startswith("fuse.forebay "):
-            found.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4]))
-    return found
 
 
 def _stat_error(path: str) -> str | None:

@@ -1,38 +1,22 @@
 """The command line in a home of its own, with an admin server behind its socket."""
 
 import io
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from cli.admin_server import AdminServer
 from forebay.cli.main import run
+from forebay.testing.daemons import CommandRan
 
 CODE = "import sys; from forebay.cli.main import {entry}; sys.exit({entry}())"
 
 
-class Ran(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: bytes
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.decode().splitlines()
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Ran]
+Command = Callable[..., CommandRan]
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -58,11 +42,11 @@ def admin(home: Path) -> Iterator[AdminServer]:
 def forebay(home: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Command:
     """Run a command in this process: `forebay("fs", "ls", "/")`."""
 
-    def command(*words: str, stdin: bytes = b"") -> Ran:
+    def command(*words: str, stdin: bytes = b"") -> CommandRan:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         code = run(words)
         out, err = capsysbinary.readouterr()
-        return Ran(code, out, err.decode())
+        return CommandRan(code, out, err.decode())
 
     return command
 

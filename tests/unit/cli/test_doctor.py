@@ -7,8 +7,8 @@ import pytest
 from cli.admin_server import AdminServer
 from cli.conftest import Command
 from forebay.cli.doctor import CacheDisk, Facts, FuseFact, Level, StoreFact, examine
-from forebay.cli.facts import mountpoints
 from forebay.errors import Unavailable
+from forebay.frontends.fuse.mountinfo import parse_mountinfo
 
 GIB = 1 << 30
 GOOD = Facts(
@@ -94,4 +94,4 @@ def test_mount_points_are_found_with_their_odd_names() -> None:
         "37 35 98:0 / /other rw shared:1 - ext4 /dev/vda rw\n"
         "38 35 98:0 / /tab\\011 rw shared:1 - fuse.forebay forebay rw\n"
     )
-    assert mountpoints(mountinfo) == ["/mnt/with space", "/tab\t"]
+    assert [mount.mountpoint for mount in parse_mountinfo(mountinfo)] == ["/mnt/with space", "/tab\t"]
