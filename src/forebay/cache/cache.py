@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 LIVE_MAX = 20_000  # idle files whose state stays in memory, about 1 KB each; others come from the index in 10 us
 SAVE_EVERY_S = 1.0
-TOUCH_S = 60  # the time of last use is saved at most this often per file
+TOUCH_S = 60  # the order of use, in memory and in the index, is this coarse
 POOL_THREADS = 4  # writers and readers of the cache disks; more only wait for the interpreter lock
 SYNC_S = 5.0  # how long a stop waits for the disk, so that the next boot need not verify
 EVICT_BATCH = 256
@@ -45,7 +45,7 @@ LOOK_AGAIN_S = 10.0  # a data set of which all is pinned or open is left alone f
 TRIM_BATCH = 64
 LOOK_UP_MAX = 256
 
-Name = tuple[str, str, str]  # location, key, version
+Name = tuple[str, str, str]  # `CachedFile.name`: location, key, version
 
 
 class Pin(NamedTuple):
@@ -186,21 +186,36 @@ class Cache:
         name = (source.store.location, source.key, source.version)
         file = self._live.get(name)
         if file is None:
-            file = self._live[name] = self._restore(source) or self._make(source)
-            if len(self._live) > LIVE_MAX:
-                self._trim_live()
-        else:
-            self._live.move_to_end(name)
-            if file.source.store is not source.store:  # another mount of the same place, or a remount
-                file.source = source._replace(dataset=file.source.dataset)
-        self._read_at[file.source.dataset] = self._clock.monotonic()
+            file = self._restore(source) or self._make(source)
+            self._live[file.name] = file
+        elif file.source.store is not source.store:  # another mount of the same place, or a remount
+            file.source = source._replace(dataset=file.source.dataset)
+        self._acquire(file)
+        if len(self._live) > LIVE_MAX:
+            self._trim_live()
+        return file
+
+    def reopen(self, file: CachedFile, local_id: int) -> bool:
+        """Acquire a file that was complete when it was released, under that id; False if it is not what it was."""
+        if not file.is_known or file.id != local_id:
+            return False
+        self._acquire(file)
+        return True
+
+    def _acquire(self, file: CachedFile) -> None:
+        file.opens += 1
+        self._read_at[file.source.dataset] = now = self._clock.monotonic()
+        if now >= file.touch_at:
+            file.touch_at = now + TOUCH_S
+            self._touch(file)
+
+    def _touch(self, file: CachedFile) -> None:
+        self._live.move_to_end(file.name)
         now_s = self._clock.time_ns() // 1_000_000_000
         if now_s - file.used_at > TOUCH_S:
             file.used_at = now_s
             if file.stored.residency.mask:
                 self._dirty.add(file)
-        file.opens += 1
-        return file
 
     def look_up(self, sources: Iterable[Source]) -> None:
         """Know many versions by one query each `LOOK_UP_MAX`, since most of them will be opened next."""
@@ -223,7 +238,8 @@ class Cache:
         for source in sources:
             known = found.get((source.key, source.version))
             file = None if known is None else self._restored(source, *known)
-            self._live[location, source.key, source.version] = file or self._make(source)
+            file = file or self._make(source)
+            self._live[file.name] = file
 
     def residency(self, source: Source) -> int:
         """Bytes of that version that are cached."""
@@ -277,6 +293,7 @@ class Cache:
                 self._live.move_to_end(name)
             else:
                 del self._live[name]
+                file.is_known = False
                 gone += 1
             if len(self._live) <= LIVE_MAX:
                 break
@@ -381,6 +398,7 @@ class Cache:
             live = self._live.pop((row.location, row.key, row.version), None)
             resident = row.resident if live is None else live.stored.residency.resident_bytes
             if live is not None:
+                live.is_known = False
                 self._dirty.discard(live)
             disk.take(Dataset(row.mount, row.folder), -resident)
             disk.files -= 1

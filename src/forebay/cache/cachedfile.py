@@ -106,17 +106,21 @@ class CachedFile:
         "disk",
         "id",
         "is_counted",
+        "is_known",
         "is_outdated",
         "is_saved",
+        "name",
         "opens",
         "source",
         "stored",
+        "touch_at",
         "used_at",
     )
 
     def __init__(self, owner: Owner, source: Source, disk: CacheDisk, file_id: int, stored: PageFile) -> None:
         self._owner = owner
         self.source = source
+        self.name = (source.store.location, source.key, source.version)
         self.disk = disk
         self.id = file_id
         self.stored = stored
@@ -126,6 +130,8 @@ class CachedFile:
         self._reading: list[Run] | None = None
         self.opens = 0
         self.used_at = 0  # seconds since 1970, coarse
+        self.touch_at = 0.0  # when, by the monotonic clock, to look at `used_at` again
+        self.is_known = True  # to the cache: else another object may stand for this version
         self.is_counted = False  # among the files of its disk
         self.is_saved = False  # in the index
         self.is_outdated = False  # a newer version is cached: drop this one when it is closed

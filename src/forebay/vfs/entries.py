@@ -32,6 +32,7 @@ class Mount:
     settings: MountOptions
     mounted_ns: int = 0  # when it was mounted, nanoseconds since 1970: the time its folders show
     ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
+    open_files: int = 0  # how many of its files somebody has open
 
 
 class FileEntry(NamedTuple):

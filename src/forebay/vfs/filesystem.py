@@ -17,7 +17,7 @@ import structlog
 
 from forebay import paths
 from forebay.cache.cache import Cache
-from forebay.cache.cachedfile import Source
+from forebay.cache.cachedfile import CachedFile, Source
 from forebay.cache.policy import Dataset
 from forebay.clock import Clock
 from forebay.config.settings import Settings
@@ -51,7 +51,6 @@ class FileSystem:
         self._settings = settings
         self._clock = clock
         self.tree = Tree(settings, control, clock, open_store)
-        self.open_files: dict[Mount, int] = {}
         self.cache = cache
         self.metadata = Metadata(settings, clock)
         self.prefetcher = Prefetcher(
@@ -204,8 +203,7 @@ class FileSystem:
     def open(self, entry: FileEntry) -> OpenFile:
         """Open one version for reading; no I/O.  The caller closes it."""
         file = self.cache.open(self.source(entry))
-        mount = entry.mount
-        self.open_files[mount] = self.open_files.get(mount, 0) + 1
+        entry.mount.open_files += 1
         if file.complete:
             self.cache.traffic.hits += 1
         else:
@@ -214,11 +212,15 @@ class FileSystem:
             self.prefetcher.opened(entry)
         return OpenFile(self, entry, file)
 
-    def closed(self, entry: FileEntry) -> None:
-        """An open file was closed (openfile.Host)."""
-        self.open_files[entry.mount] -= 1
-        if not self.open_files[entry.mount]:
-            del self.open_files[entry.mount]
+    def reopen(self, entry: FileEntry, file: CachedFile, local_id: int) -> bool:
+        """Open a file that was closed once more, if all of it is cached still (openfile.Host)."""
+        if not self.cache.reopen(file, local_id):
+            return False
+        entry.mount.open_files += 1
+        self.cache.traffic.hits += 1
+        if self.prefetcher.is_running:
+            self.prefetcher.opened(entry)
+        return True
 
     def read_missed(self, entry: FileEntry) -> None:
         """A reader had to wait for the store (openfile.Host)."""
@@ -412,7 +414,7 @@ class FileSystem:
             Busy: files of it are open, or something is mounted inside it.
         """
         mount = self.tree.mount_at(path)
-        count = self.open_files.get(mount, 0) if mount is not None else 0
+        count = mount.open_files if mount is not None else 0
         if count:
             raise Busy(f"{path} is busy: {count} of its files are open", path=path)
         mount = self.tree.remove_mount(path)

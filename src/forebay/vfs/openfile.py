@@ -27,8 +27,8 @@ class Host(Protocol):
         """The store no longer has this version."""
         ...
 
-    def closed(self, entry: FileEntry) -> None:
-        """An open file of that entry was closed."""
+    def reopen(self, entry: FileEntry, file: CachedFile, local_id: int) -> bool:
+        """Open a file that was closed once more, if all of it is cached still."""
         ...
 
     def bytes_from_cache(self, size: int) -> None:
@@ -37,7 +37,7 @@ class Host(Protocol):
 
 
 class OpenFile:
-    """See the module.  Close it exactly once."""
+    """See the module.  It is open when it is made; each open is closed exactly once."""
 
     __slots__ = ("_file", "_has_missed", "_host", "_streams", "entry", "local_id")
 
@@ -102,4 +102,8 @@ class OpenFile:
     def close(self) -> None:
         """Give the file back."""
         self._file.release()
-        self._host.closed(self.entry)
+        self.entry.mount.open_files -= 1
+
+    def reopen(self) -> bool:
+        """Open a file once more that was complete when it was closed; False if its local file is no more."""
+        return self._host.reopen(self.entry, self._file, self.local_id)

@@ -82,6 +82,11 @@ class Prefetcher:
         self._tasks: dict[asyncio.Task[None], str] = {}  # and the folder it is for
         self.files_fetched = 0
 
+    @property
+    def is_running(self) -> bool:
+        """Is anything fetched ahead, so that the work of readers allows for more?"""
+        return bool(self._tasks)
+
     def opened(self, entry: FileEntry) -> None:
         """A reader opened a file."""
         if entry.size > FILE_BYTES_MAX:

@@ -1,5 +1,6 @@
 """What stays in the cache and what leaves it: policies, pins, `free`, versions, several disks, the reserve."""
 
+import os
 import random
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from forebay.cache.policy import IDLE_S
 from forebay.config.settings import CacheDir
 from forebay.errors import NoSpace
-from forebay.testing.rig import Rig
+from forebay.testing.rig import Rig, read_all
 from forebay.units import KIB
 
 FILE = 256 * KIB
@@ -103,6 +104,55 @@ async def test_an_open_file_is_not_evicted_and_not_freed(tmp_path: Path) -> None
         await rig.fs.free("/old")
         assert file.local_fd() is not None
         file.close()
+
+
+async def test_a_closed_file_opens_again_and_is_held_like_any_other(tmp_path: Path) -> None:
+    async with Rig(tmp_path, capacity_bytes=4 * FILE, prefetch=False) as rig:
+        old = await filled(rig, "old", 4)
+        file = rig.fs.open(await rig.stat_file(old[0]))
+        file.close()
+        assert file.reopen()
+        rig.clock.advance(IDLE_S + 1)
+        await filled(rig, "new", 3)
+        assert await cached(rig, old) == [old[0]]
+        assert await read_all(file) == data_of("old0")
+        file.close()
+
+
+async def test_opening_again_keeps_a_data_set_from_being_idle_and_a_file_from_being_the_oldest(tmp_path: Path) -> None:
+    async with Rig(tmp_path, capacity_bytes=2 * FILE, prefetch=False) as rig:
+        old = await filled(rig, "old", 2, policy="lru")
+        file = rig.fs.open(await rig.stat_file(old[0]))
+        file.close()
+        rig.clock.advance(IDLE_S - 1)
+        assert file.reopen()
+        file.close()
+        assert await cached(rig, await filled(rig, "new", 1)) == [], "the other data set is in use"
+        await rig.put("old", "002", data_of("old2"))
+        await read_and_save(rig, "/old/002")
+        assert await cached(rig, old) == [old[0]]
+
+
+@pytest.mark.parametrize("end", ["evicted", "forgotten", "lost"])
+async def test_a_closed_file_does_not_open_again_once_its_local_file_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    async with Rig(tmp_path, prefetch=False) as rig:
+        names = await filled(rig, "a", 2)
+        file = rig.fs.open(await rig.stat_file(names[0]))
+        file.close()
+        if end == "evicted":
+            await rig.fs.free(names[0])
+        elif end == "forgotten":
+            monkeypatch.setattr("forebay.cache.cache.LIVE_MAX", 1)
+            await rig.put("a", "more", b"more")
+            await rig.fs.refresh("/a")
+            await rig.read("/a/more")
+        else:
+            os.unlink(rig.cache.disks[0].file_path(file.local_id))
+            await read_and_save(rig, names[0])  # fetched again, into another file
+        assert not file.reopen()
+        assert await rig.read(names[0]) == data_of("a0")
 
 
 async def test_free_drops_what_is_below_a_path_and_tells_what_it_was(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ from forebay.config.settings import Settings
 from forebay.frontends.fuse import abi
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.device import Device
-from forebay.frontends.fuse.operations import Operations
+from forebay.frontends.fuse.operations import REFUSED, Operations
 from forebay.frontends.fuse.server import Server
 from forebay.frontends.fuse.wire import Owner
 from forebay.stores.memory import MemoryStore
@@ -37,8 +37,8 @@ class KeptDevice(Device):
         self.registered: list[int] = []
         self.taken_back: list[int] = []
 
-    def write(self, parts: Sequence[Buffer]) -> bool:
-        data = b"".join(bytes(memoryview(part)) for part in parts)
+    def write(self, answer: bytes, payload: Buffer = b"") -> bool:
+        data = answer + bytes(memoryview(payload))
         length, error, unique = abi.OUT_HEADER.unpack_from(data)
         assert length == len(data), "the length in the header is the length of the answer"
         self.answers.append((unique, -error, data[abi.OUT_HEADER.size :]))
@@ -58,7 +58,7 @@ class Kernel:
     def __init__(self, fs: FileSystem, root: FolderEntry, store: MemoryStore) -> None:
         self.device = KeptDevice()
         self.operations = Operations(fs, self.device, root, Owner(1000, 1001))
-        self.server = Server(self.device, self.operations.handlers(), FakeClock(), lambda: None)
+        self.server = Server(self.device, self.operations.handlers(), REFUSED, FakeClock(), lambda: None)
         self.fs, self.store = fs, store
 
     def send(self, opcode: int, nodeid: int = 1, body: bytes = b"", *, unique: int = UNIQUE, pid: int = 0) -> None:

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from forebay.errors import Unavailable
-from forebay.frontends.fuse import abi, wire
+from forebay.errors import Busy, Unavailable
+from forebay.frontends.fuse import abi, backing, wire
 from forebay.frontends.fuse.abi import Opcode
-from forebay.vfs.entries import FileEntry
+from forebay.vfs.entries import FileEntry, MountOptions
 from fuse.conftest import Kernel, names_of, u32
 
 FORGET = bytes.fromhex(
@@ -42,7 +42,7 @@ def test_layouts_have_the_sizes_of_the_kernel_header() -> None:
 def test_a_request_is_parsed_field_by_field() -> None:
     request = wire.parse_request(memoryview(FORGET))
     assert request[:6] == (Opcode.FORGET, 1, 42, 1000, 1000, 1337)
-    assert wire.unpack(abi.FORGET_IN, request.body) == (3,)
+    assert abi.FORGET_IN.unpack_from(request.body) == (3,)
 
 
 @pytest.mark.parametrize("cut", range(len(FORGET)))
@@ -169,20 +169,48 @@ async def test_files_and_folders_are_not_confused(kernel: Kernel) -> None:
     assert await kernel.ask(Opcode.OPENDIR, await kernel.lookup(b"a"), bytes(8)) == (errno.ENOTDIR, b"")
 
 
-async def test_a_complete_file_goes_by_passthrough_and_is_registered_once(kernel: Kernel) -> None:
+async def passing_node(kernel: Kernel, name: str = "a", folder: int = 1, path: str = "/m") -> int:
+    """The node of a file that goes by passthrough."""
     kernel.operations.passthrough = True
-    entry = await kernel.fs.stat("/m/a")
+    entry = await kernel.fs.stat(f"{path}/{name}")
     assert isinstance(entry, FileEntry)
     await kernel.fs.fetch(entry)
-    node = await kernel.lookup(b"a")
-    one, flags, backing = await kernel.open(node)
+    return await kernel.lookup(name.encode(), folder)
+
+
+async def test_a_complete_file_goes_by_passthrough_and_is_registered_once(kernel: Kernel) -> None:
+    node = await passing_node(kernel)
+    one, flags, first = await kernel.open(node)
     two, _, again = await kernel.open(node)
     assert flags & abi.Open.PASSTHROUGH
     await kernel.release(one)
     await kernel.release(two)
     _, _, later = await kernel.open(node)
-    assert backing == again == later
-    assert kernel.device.registered == [backing]
+    assert first == again == later
+    assert kernel.device.registered == [first]
+    assert kernel.operations.served_from["passthrough opens"] == 3
+
+
+async def test_a_file_that_goes_by_passthrough_counts_as_open_from_first_to_last(kernel: Kernel) -> None:
+    node = await passing_node(kernel)
+    for _ in range(2):
+        handle, _, _ = await kernel.open(node)
+        await kernel.open(node)
+        assert kernel.operations.open_files == 2
+        await kernel.release(handle)
+        with pytest.raises(Busy):
+            await kernel.fs.unmount("/m")
+        await kernel.release(handle)
+        await kernel.release(handle)  # once too often
+        assert kernel.operations.open_files == 0
+    await kernel.fs.unmount("/m")
+
+
+async def test_a_handle_of_passthrough_can_still_be_asked(kernel: Kernel) -> None:
+    handle, *_ = await kernel.open(await passing_node(kernel))
+    assert await kernel.read(handle, 1, 10) == (0, b"ne")
+    await kernel.release(handle)
+    assert await kernel.read(handle, 1, 10) == (errno.EBADF, b"")
 
 
 async def test_a_file_that_is_open_through_the_page_cache_stays_so_until_it_is_closed(kernel: Kernel) -> None:
@@ -191,22 +219,87 @@ async def test_a_file_that_is_open_through_the_page_cache_stays_so_until_it_is_c
     cold, flags, _ = await kernel.open(node)
     assert not flags & abi.Open.PASSTHROUGH
     assert await kernel.read(cold, 0, 3) == (0, b"one")  # complete from here on
-    _, still, _ = await kernel.open(node)
+    other, still, _ = await kernel.open(node)
     assert not still & abi.Open.PASSTHROUGH, "the kernel answers mixed modes of one node with EIO"
+    await kernel.release(cold)
+    await kernel.release(other)
+    _, at_last, _ = await kernel.open(node)
+    assert at_last & abi.Open.PASSTHROUGH
 
 
 async def test_a_file_that_the_cache_deletes_is_taken_back_from_the_kernel(kernel: Kernel) -> None:
     kernel.fs.cache.on_drop.append(kernel.operations.backing.drop)
-    kernel.operations.passthrough = True
-    entry = await kernel.fs.stat("/m/a")
-    assert isinstance(entry, FileEntry)
-    await kernel.fs.fetch(entry)
-    handle, _, backing = await kernel.open(await kernel.lookup(b"a"))
+    node = await passing_node(kernel)
+    handle, _, first = await kernel.open(node)
     await kernel.fs.free("/m")
     assert kernel.device.taken_back == [], "it is open"
     await kernel.release(handle)
     await kernel.fs.free("/m")
-    assert kernel.device.taken_back == [backing]
+    assert kernel.device.taken_back == [first]
+    _, flags, _ = await kernel.open(node)
+    assert not flags & abi.Open.PASSTHROUGH, "it is not cached any more"
+
+
+async def test_a_file_that_is_shown_twice_is_taken_back_twice(kernel: Kernel) -> None:
+    kernel.fs.cache.on_drop.append(kernel.operations.backing.drop)
+    again = await kernel.fs.mount("/m/again", "mem://test", MountOptions())
+    again.store = kernel.store  # each mount of a store in memory begins empty
+    nodes = [await passing_node(kernel)]
+    nodes.append(await passing_node(kernel, "a", await kernel.lookup(b"again"), "/m/again"))
+    for node in nodes:
+        handle, *_ = await kernel.open(node)
+        await kernel.release(handle)
+    assert len(kernel.device.registered) == 2
+    await kernel.fs.free("/m")
+    assert sorted(kernel.device.taken_back) == kernel.device.registered
+
+
+async def test_a_file_lost_while_it_is_open_keeps_its_registration_until_it_is_closed(kernel: Kernel) -> None:
+    kernel.fs.cache.on_drop.append(kernel.operations.backing.drop)
+    node = await passing_node(kernel)
+    handle, _, first = await kernel.open(node)
+    (file,) = [file for file in kernel.fs.cache.files() if file.opens]
+    kernel.fs.cache.lost(file)
+    _, flags, again = await kernel.open(node)
+    assert (again, bool(flags & abi.Open.PASSTHROUGH)) == (first, True), "a second id for an open node is an EIO"
+    await kernel.release(handle)
+    assert kernel.device.taken_back == []
+    await kernel.release(handle)
+    assert kernel.device.taken_back == [first]
+
+
+async def test_what_the_kernel_forgets_is_taken_back_once_it_is_closed(kernel: Kernel) -> None:
+    node = await passing_node(kernel)
+    handle, _, first = await kernel.open(node)
+    kernel.send(Opcode.FORGET, node, abi.FORGET_IN.pack(1))  # may overtake the RELEASE
+    assert kernel.device.taken_back == []
+    await kernel.release(handle)
+    assert kernel.device.taken_back == [first]
+
+
+async def test_of_too_many_registered_files_those_not_opened_lately_go_first(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backing, "KEPT_MAX", 2)
+    for name in ("b", "c"):
+        await kernel.store.put(name, name.encode())
+    await kernel.fs.refresh("/m")
+    nodes = [await passing_node(kernel, name) for name in ("a", "b", "big", "c")]
+
+    async def open_and_close(node: int) -> int:
+        handle, _, backing_id = await kernel.open(node)
+        await kernel.release(handle)
+        return backing_id
+
+    a, b = [await open_and_close(node) for node in nodes[:2]]
+    await kernel.open(nodes[2])  # all three were opened since anybody looked: the oldest goes
+    assert kernel.device.taken_back == [a]
+    assert await open_and_close(nodes[1]) == b
+    await open_and_close(nodes[3])
+    assert a not in kernel.device.taken_back[1:]
+    assert len(kernel.operations.backing) == 2
+    await kernel.open(nodes[2])
+    assert len(kernel.device.registered) == 4, "the open one was never taken back"
 
 
 async def test_a_store_that_fails_is_an_errno_for_that_request_alone(kernel: Kernel) -> None:

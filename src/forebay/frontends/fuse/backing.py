@@ -1,79 +1,137 @@
-"""Which complete cache files the kernel reads by itself, and under which backing id.
+"""Complete cache files that the kernel reads by itself: one registration for each node, kept from open to open.
 
-A registration outlives the opens that use it, so that the next epoch's open of the same file costs no system call;
-the least recently used idle ones go first.  A registered file that the cache deletes is taken back at once: it
-would hold its disk space.
+The next epoch's open of the same file then costs no system call, no search and no object: this is the path that
+decides how fast small files are read.  When there are too many, those not opened for longest go first.  A registered
+file that the cache deletes is taken back at once, since it would hold its disk space.
 """
 
 import contextlib
-from collections import OrderedDict
 
+from forebay.frontends.fuse import abi
 from forebay.frontends.fuse.device import Device
 from forebay.vfs.openfile import OpenFile
 
-IDLE_MAX = 8192  # about 1.5 KB of kernel memory each: the open file and its inode
+KEPT_MAX = 20_000  # about 2 KB each: the kernel's open file and inode, and ours; as many as `cache.LIVE_MAX`
+PASSED = 1 << 63  # in the handles of these opens, over the node's id
+_FLAGS = int(abi.Open.PASSTHROUGH | abi.Open.NOFLUSH)
 
 
 class _Backing:
-    __slots__ = ("backing_id", "opens")
+    """The file of one node.  `file` is open while `opens` is positive."""
 
-    def __init__(self, backing_id: int) -> None:
+    __slots__ = ("answer", "backing_id", "file", "is_unwanted", "opens", "was_opened")
+
+    def __init__(self, node_id: int, backing_id: int, file: OpenFile) -> None:
+        self.answer = abi.OPEN_OUT.pack(PASSED | node_id, _FLAGS, backing_id)
         self.backing_id = backing_id
-        self.opens = 0
+        self.file = file
+        self.opens = 1
+        self.was_opened = True  # since it was last looked at for eviction
+        self.is_unwanted = False  # to be taken back with the last close
 
 
 class BackingFiles:
     """See the module.  On the loop.
 
-    Invariant: a file has one backing id while it is open, as the kernel demands of all opens of one node.
+    Invariant: a node has one backing id while it is open, as the kernel demands.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._open: dict[int, _Backing] = {}  # by local id
-        self._idle: OrderedDict[int, _Backing] = OrderedDict()
+        self._kept: dict[int, _Backing] = {}  # by node id
+        self._nodes_of: dict[int, list[int]] = {}  # node ids by local id: two mounts may show one object
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._idle)
+        return len(self._kept)
 
-    def acquire(self, file: OpenFile) -> int | None:
-        """The backing id for one more open of a file; None if it is not complete or the kernel refuses it."""
-        local_id = file.local_id
-        backing = self._open.get(local_id)
+    @property
+    def opens(self) -> int:
+        """Opens that are alive."""
+        return sum(backing.opens for backing in self._kept.values())
+
+    def reopen(self, node_id: int) -> bytes | None:
+        """The answer to one more open of a node; None if its file is not registered."""
+        backing = self._kept.get(node_id)
         if backing is None:
-            backing = self._idle.pop(local_id, None) or self._register(file)
-            if backing is None:
-                return None
-            self._open[local_id] = backing
+            return None
+        if not backing.opens and not backing.file.reopen():
+            self._take_back(node_id)
+            return None
         backing.opens += 1
-        return backing.backing_id
+        backing.was_opened = True
+        return backing.answer
 
-    def _register(self, file: OpenFile) -> _Backing | None:
+    def open(self, node_id: int, file: OpenFile) -> bytes | None:
+        """Register a node's open file; the answer to that open, or None if it is not complete or the kernel refuses."""
         fd = file.local_fd()
         if fd is None:
             return None
         try:
-            return _Backing(self._device.open_backing(fd))
+            backing_id = self._device.open_backing(fd)
         except OSError:
             return None  # such as ENFILE: this open goes through the page cache
+        backing = self._kept[node_id] = _Backing(node_id, backing_id, file)
+        self._nodes_of.setdefault(file.local_id, []).append(node_id)
+        if len(self._kept) > KEPT_MAX:
+            self._take_back_oldest()
+        return backing.answer
 
-    def release(self, local_id: int) -> None:
-        """One open less."""
-        backing = self._open[local_id]
-        backing.opens -= 1
-        if backing.opens:
+    def file(self, handle: int) -> OpenFile | None:
+        """The open file of such a handle."""
+        backing = self._kept.get(handle ^ PASSED)
+        return backing.file if backing is not None and backing.opens else None
+
+    def close(self, handle: int) -> None:
+        """One open less; a handle that is not open is ignored."""
+        node_id = handle ^ PASSED
+        backing = self._kept.get(node_id)
+        if backing is None or not backing.opens:
             return
-        del self._open[local_id]
-        self._idle[local_id] = backing
-        if len(self._idle) > IDLE_MAX:
-            self._close(self._idle.popitem(last=False)[1])
+        backing.opens -= 1
+        if not backing.opens:
+            backing.file.close()
+            if backing.is_unwanted:
+                self._take_back(node_id)
+
+    def forget(self, node_id: int) -> None:
+        """The kernel will not ask for that node any more, save to close it."""
+        backing = self._kept.get(node_id)
+        if backing is None:
+            return
+        if backing.opens:
+            backing.is_unwanted = True
+        else:
+            self._take_back(node_id)
 
     def drop(self, local_id: int) -> None:
-        """The cache deleted a file that nobody has open."""
-        backing = self._idle.pop(local_id, None)
-        if backing is not None:
-            self._close(backing)
+        """The cache deleted a file."""
+        for node_id in list(self._nodes_of.get(local_id, ())):
+            self.forget(node_id)
 
-    def _close(self, backing: _Backing) -> None:
+    def _take_back_oldest(self) -> None:
+        # The second chance: a register that is moved at every open would cost each of them.
+        for _ in range(2 * len(self._kept)):
+            node_id = next(iter(self._kept))
+            backing = self._kept[node_id]
+            if not backing.opens and not backing.was_opened:
+                self._take_back(node_id)
+                return
+            backing.was_opened = False
+            self._kept[node_id] = self._kept.pop(node_id)
+
+    def _take_back(self, node_id: int) -> None:
+        backing = self._kept.pop(node_id)
+        nodes = self._nodes_of[backing.file.local_id]
+        nodes.remove(node_id)
+        if not nodes:
+            del self._nodes_of[backing.file.local_id]
         with contextlib.suppress(OSError):  # the mount may have ended
             self._device.close_backing(backing.backing_id)
+
+    def end(self) -> None:
+        """Give everything back: the mount has ended."""
+        for node_id in list(self._kept):
+            backing = self._kept[node_id]
+            if backing.opens:
+                backing.file.close()
+            self._take_back(node_id)

@@ -29,9 +29,7 @@ class BusyWait:
         self._penalty = 0
 
     def wait(self, *, patient: bool = True) -> bool:
-        """True if a request is there, or, if `patient`, comes in a moment; False if it is time to sleep."""
-        if self._poll.poll(0):
-            return True
+        """True if a request comes in a moment, and that is waited for; False if it is time to sleep."""
         if not patient:
             return False
         if self._skip:

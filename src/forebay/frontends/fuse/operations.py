@@ -15,7 +15,7 @@ from collections.abc import Callable
 from forebay.errors import IsADirectory, NameTooLong, NotADirectory, ReadOnly
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.abi import Opcode
-from forebay.frontends.fuse.backing import BackingFiles
+from forebay.frontends.fuse.backing import PASSED, BackingFiles
 from forebay.frontends.fuse.device import Device
 from forebay.frontends.fuse.nodes import ABSENCE_S_MAX, Node, NodeTable
 from forebay.frontends.fuse.server import Answer, Handler
@@ -32,23 +32,16 @@ _CHANGES = (
     Opcode.RENAME2, Opcode.LINK, Opcode.WRITE, Opcode.SETXATTR, Opcode.REMOVEXATTR, Opcode.CREATE, Opcode.FALLOCATE,
     Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.TMPFILE,
 )  # fmt: skip
+REFUSED: dict[int, int] = {
+    Opcode.IOCTL: errno.ENOTTY,  # no file here is a terminal: CPython asks at every open()
+    Opcode.READLINK: errno.EINVAL,  # there are no symbolic links
+    **dict.fromkeys(_CHANGES, errno.EROFS),
+}
 _NOTHING_TO_DO = (Opcode.FLUSH, Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY)
 _PAGED = int(abi.Open.KEEP_CACHE | abi.Open.NOFLUSH)  # a node is one version: its page cache is always right
-_PASSTHROUGH = int(abi.Open.PASSTHROUGH | abi.Open.NOFLUSH)
 _ACCESS_MODE = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND
 _DOTS = (".", "..")
 _XATTRS = ("user.forebay.url", "user.forebay.version", "user.forebay.cached_bytes")
-
-
-class Handle:
-    """One open file."""
-
-    __slots__ = ("file", "node", "passthrough")
-
-    def __init__(self, file: OpenFile, node: Node, passthrough: bool) -> None:
-        self.file = file
-        self.node = node
-        self.passthrough = passthrough
 
 
 class Operations:
@@ -61,26 +54,24 @@ class Operations:
         self.backing = BackingFiles(device)
         self.passthrough = False
         self.served_from: Counter[str] = Counter()
-        self._files: dict[int, Handle] = {}
-        self._folders: dict[int, Listing] = {}
+        self._paged: dict[int, tuple[OpenFile, int]] = {}  # opens through the page cache: the file, and its node's id
         self._paged_opens: Counter[int] = Counter()  # by node id
+        self._folders: dict[int, Listing] = {}
         self._last_fh = 0
 
     @property
     def open_files(self) -> int:
         """Files that somebody has open."""
-        return len(self._files)
+        return len(self._paged) + self.backing.opens
 
     def handlers(self) -> dict[int, Handler]:
-        """The handler of each opcode; one that is missing is answered with ENOSYS, and not asked again."""
+        """The handler of each opcode that can succeed."""
         table: dict[int, Callable[[Request], Answer]] = {
-            Opcode.IOCTL: _no_terminal,
             Opcode.LOOKUP: self.lookup,
             Opcode.FORGET: self.forget,
             Opcode.BATCH_FORGET: self.batch_forget,
             Opcode.GETATTR: self.getattr,
             Opcode.ACCESS: self.access,
-            Opcode.READLINK: _no_link,
             Opcode.OPEN: self.open,
             Opcode.READ: self.read,
             Opcode.RELEASE: self.release,
@@ -93,12 +84,13 @@ class Operations:
             Opcode.GETXATTR: self.getxattr,
             Opcode.LISTXATTR: self.listxattr,
         }
-        return table | dict.fromkeys(_CHANGES, _read_only) | dict.fromkeys(_NOTHING_TO_DO, _nothing)
+        return table | dict.fromkeys(_NOTHING_TO_DO, _nothing)
 
     def close(self) -> None:
         """Give back every open file: the mount has ended."""
-        for fh in list(self._files):
-            self._close_file(fh)
+        for fh in list(self._paged):
+            self._close_paged(fh)
+        self.backing.end()
         self._folders.clear()
 
     # ------------------------------------------------------------------ names
@@ -134,15 +126,20 @@ class Operations:
 
     def forget(self, request: Request) -> Answer:
         """FORGET: no answer."""
-        (lookups,) = wire.unpack(abi.FORGET_IN, request.body)
-        self.nodes.forget(request.nodeid, lookups)
+        (lookups,) = abi.FORGET_IN.unpack_from(request.body)
+        self._forget(request.nodeid, lookups)
         return None
 
     def batch_forget(self, request: Request) -> Answer:
         """BATCH_FORGET: no answer."""
         for ino, lookups in wire.parse_batch_forget(request.body):
-            self.nodes.forget(ino, lookups)
+            self._forget(ino, lookups)
         return None
+
+    def _forget(self, ino: int, lookups: int) -> None:
+        self.nodes.forget(ino, lookups)
+        if self.nodes.find(ino) is None:
+            self.backing.forget(ino)
 
     def getattr(self, request: Request) -> Answer:
         """GETATTR: of the version that the node is."""
@@ -151,30 +148,35 @@ class Operations:
 
     def access(self, request: Request) -> Answer:
         """ACCESS: the kernel checks modes itself (default_permissions); writing is for nobody."""
-        mask, _ = wire.unpack(abi.ACCESS_IN, request.body)
+        mask, _ = abi.ACCESS_IN.unpack_from(request.body)
         if mask & os.W_OK:
-            raise _read_only_error()
+            raise ReadOnly("the mount is read-only")
         return b""
 
     # ------------------------------------------------------------------ files
 
     def open(self, request: Request) -> Answer:
         """OPEN: by passthrough if the file is complete and the kernel takes it, else through the page cache."""
-        flags, _ = wire.unpack(abi.OPEN_IN, request.body)
+        flags, _ = abi.OPEN_IN.unpack_from(request.body)
         if flags & _ACCESS_MODE:
-            raise _read_only_error()
-        node = self._node(request.nodeid)
+            raise ReadOnly("the mount is read-only")
+        answer = self.backing.reopen(request.nodeid)
+        if answer is None:
+            return self._open(self._node(request.nodeid))
+        self.served_from["passthrough opens"] += 1
+        return answer
+
+    def _open(self, node: Node) -> bytes:
         if not isinstance(node.entry, FileEntry):
             raise IsADirectory(f"{node.entry.path} is a folder", path=node.entry.path)
         file = self._fs.open(node.entry)
-        backing_id = None
         if self.passthrough and not self._paged_opens[node.ino]:
-            backing_id = self.backing.acquire(file)
+            answer = self.backing.open(node.ino, file)
+            if answer is not None:
+                self.served_from["passthrough opens"] += 1
+                return answer
         self._last_fh += 1
-        self._files[self._last_fh] = Handle(file, node, backing_id is not None)
-        if backing_id is not None:
-            self.served_from["passthrough opens"] += 1
-            return abi.OPEN_OUT.pack(self._last_fh, _PASSTHROUGH, backing_id)
+        self._paged[self._last_fh] = file, node.ino
         self._paged_opens[node.ino] += 1
         self.served_from["page cache opens"] += 1
         return abi.OPEN_OUT.pack(self._last_fh, _PAGED, 0)
@@ -182,41 +184,40 @@ class Operations:
     def read(self, request: Request) -> Answer:
         """READ: what is here at once, else from disk or store."""
         fh, offset, size = wire.parse_read(request.body)
-        handle = self._file(fh)
-        data = handle.file.read_now(offset, size)
+        file = self._file(fh)
+        data = file.read_now(offset, size)
         if data is None:
             self.served_from["reads that waited"] += 1
-            return handle.file.read(offset, size)
+            return file.read(offset, size)
         self.served_from["reads at once"] += 1
         return data
 
-    def _file(self, fh: int) -> Handle:
-        handle = self._files.get(fh)
-        if handle is None:
+    def _file(self, fh: int) -> OpenFile:
+        file = self.backing.file(fh) if fh & PASSED else self._paged.get(fh, (None, 0))[0]
+        if file is None:
             raise OSError(errno.EBADF, "no such handle")
-        return handle
+        return file
 
     def release(self, request: Request) -> Answer:
         """RELEASE: the kernel does not wait for the answer."""
-        fh, *_ = wire.unpack(abi.RELEASE_IN, request.body)
-        if fh in self._files:
-            self._close_file(fh)
+        fh, *_ = abi.RELEASE_IN.unpack_from(request.body)
+        if fh & PASSED:
+            self.backing.close(fh)
+        elif fh in self._paged:
+            self._close_paged(fh)
         return b""
 
-    def _close_file(self, fh: int) -> None:
-        handle = self._files.pop(fh)
-        if handle.passthrough:
-            self.backing.release(handle.file.local_id)
-        else:
-            self._paged_opens[handle.node.ino] -= 1
-            if not self._paged_opens[handle.node.ino]:
-                del self._paged_opens[handle.node.ino]
-        handle.file.close()
+    def _close_paged(self, fh: int) -> None:
+        file, ino = self._paged.pop(fh)
+        self._paged_opens[ino] -= 1
+        if not self._paged_opens[ino]:
+            del self._paged_opens[ino]
+        file.close()
 
     def lseek(self, request: Request) -> Answer:
         """LSEEK: only SEEK_DATA and SEEK_HOLE come here; objects have no holes."""
-        fh, offset, whence, _ = wire.unpack(abi.LSEEK_IN, request.body)
-        size = self._file(fh).file.entry.size
+        fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(request.body)
+        size = self._file(fh).entry.size
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise OSError(errno.EINVAL, "not a seek for data or holes")
         if offset >= size:
@@ -289,7 +290,7 @@ class Operations:
 
     def releasedir(self, request: Request) -> Answer:
         """RELEASEDIR."""
-        fh, *_ = wire.unpack(abi.RELEASE_IN, request.body)
+        fh, *_ = abi.RELEASE_IN.unpack_from(request.body)
         self._folders.pop(fh, None)
         return b""
 
@@ -302,7 +303,7 @@ class Operations:
 
     def getxattr(self, request: Request) -> Answer:
         """GETXATTR: what Forebay knows of a file, as `user.forebay.*`."""
-        size, _ = wire.unpack(abi.GETXATTR_IN, request.body)
+        size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         name = wire.parse_name(request.body[abi.GETXATTR_IN.size :])
         entry = self._node(request.nodeid).entry
         if not isinstance(entry, FileEntry) or name not in _XATTRS:
@@ -317,7 +318,7 @@ class Operations:
 
     def listxattr(self, request: Request) -> Answer:
         """LISTXATTR."""
-        size, _ = wire.unpack(abi.GETXATTR_IN, request.body)
+        size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         names = _XATTRS if isinstance(self._node(request.nodeid).entry, FileEntry) else ()
         return _sized(b"".join(name.encode() + b"\0" for name in names), size)
 
@@ -331,21 +332,5 @@ def _sized(value: bytes, size: int) -> Buffer:
     return value
 
 
-def _read_only_error() -> ReadOnly:
-    return ReadOnly("the mount is read-only")
-
-
-def _read_only(request: Request) -> Answer:
-    raise _read_only_error()
-
-
 def _nothing(request: Request) -> Answer:
     return b""
-
-
-def _no_terminal(request: Request) -> Answer:
-    raise OSError(errno.ENOTTY, "no file here is a terminal")  # CPython asks at every open()
-
-
-def _no_link(request: Request) -> Answer:
-    raise OSError(errno.EINVAL, "there are no symbolic links")

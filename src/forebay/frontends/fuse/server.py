@@ -10,6 +10,7 @@ file system.  *Invariants*: one answer per request, also when a handler fails, i
 
 import asyncio
 import errno
+import struct
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -39,11 +40,18 @@ class Server:
     """See the module."""
 
     def __init__(
-        self, device: Device, handlers: Mapping[int, Handler], clock: Clock, on_end: Callable[[], None]
+        self,
+        device: Device,
+        handlers: Mapping[int, Handler],
+        refused: Mapping[int, int],
+        clock: Clock,
+        on_end: Callable[[], None],
     ) -> None:
+        """`refused`: the errno of each opcode that has no handler and another answer than ENOSYS."""
         self._device = device
         self._busy_wait = BusyWait(device.fd, clock)
         self._handlers = dict(handlers) | {abi.Opcode.INTERRUPT: self._interrupt}
+        self._refused = refused
         self._on_end = on_end
         self._tasks: dict[int, tuple[asyncio.Task[Buffer], int]] = {}  # by unique: the task, and who waits
         self.requests: Counter[int] = Counter()  # by opcode
@@ -71,10 +79,9 @@ class Server:
         try:
             for _ in range(REQUESTS_PER_TURN):
                 data = self._device.read()
-                if data is None:
-                    return
-                self.serve(data)
-                if not self._busy_wait.wait(patient=not self._tasks):
+                if data is not None:
+                    self.serve(data)
+                elif not self._busy_wait.wait(patient=not self._tasks):
                     return
         except Gone:
             self._stop_reading()
@@ -87,43 +94,45 @@ class Server:
         except ValueError as error:
             log.error("fuse.bad_request", reason=str(error))
             if len(data) >= 16:  # length, opcode and unique have come: whoever waits gets an answer
-                self._device.write([wire.pack_error(int.from_bytes(data[8:16], "little"), errno.EINVAL)])
+                self._device.write(wire.pack_error(int.from_bytes(data[8:16], "little"), errno.EINVAL))
             return
         opcode, unique = request.opcode, request.unique
         self.requests[opcode] += 1
         handler = self._handlers.get(opcode)
         if handler is None:
-            self._device.write([wire.pack_error(unique, errno.ENOSYS)])
+            self._device.write(wire.pack_error(unique, self._refused.get(opcode, errno.ENOSYS)))
             return
         try:
             answer = handler(request)
         except Exception as error:  # noqa: BLE001 - a request's outermost boundary: it must be answered
-            self._device.write([wire.pack_error(unique, errno_of(error, opcode))])
+            self._device.write(wire.pack_error(unique, errno_of(error, opcode)))
             return
-        if answer is None:
+        if type(answer) is bytes:  # most are, and short
+            self._device.write(wire.pack_reply(unique, len(answer)) + answer)
+        elif answer is None:
             return
-        if isinstance(answer, CoroutineType):  # not Coroutine: asking an abstract class costs 0.5 us
+        elif isinstance(answer, CoroutineType):  # not Coroutine: asking an abstract class costs 0.5 us
             task = asyncio.create_task(answer, name=f"fuse {opcode} {unique}")
             self._tasks[unique] = task, request.pid
             task.add_done_callback(partial(self._finish, unique, opcode))
         else:
             payload = cast("Buffer", answer)
-            self._device.write((wire.pack_reply(unique, len(payload)), payload))
+            self._device.write(wire.pack_reply(unique, len(payload)), payload)
 
     def _finish(self, unique: int, opcode: int, task: asyncio.Task[Buffer]) -> None:
         # As a callback, since a task that is cancelled before its first step runs no line of its own.
         del self._tasks[unique]
         if task.cancelled():
-            self._device.write([wire.pack_error(unique, errno.EINTR)])
+            self._device.write(wire.pack_error(unique, errno.EINTR))
         elif (error := task.exception()) is not None:
-            self._device.write([wire.pack_error(unique, errno_of(error, opcode))])
+            self._device.write(wire.pack_error(unique, errno_of(error, opcode)))
         else:
             payload = task.result()
-            self._device.write((wire.pack_reply(unique, len(payload)), payload))
+            self._device.write(wire.pack_reply(unique, len(payload)), payload)
 
     def _interrupt(self, request: Request) -> None:
         """Let a caller go that was told to stop; a mere SIGCHLD or timer is no reason to fail its read."""
-        (unique,) = wire.unpack(abi.INTERRUPT_IN, request.body)
+        (unique,) = abi.INTERRUPT_IN.unpack_from(request.body)
         task, pid = self._tasks.get(unique, (None, 0))
         if task is not None and (pid == 0 or pending_signals(pid) & _STOP_SIGNALS):
             task.cancel()
@@ -133,7 +142,7 @@ def errno_of(error: BaseException, opcode: int) -> int:
     """What a caller is told; anything but an OSError is a bug of ours, and logged."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | struct.error):
         log.error("fuse.bad_request", opcode=opcode, reason=str(error))
         return errno.EINVAL
     log.error("fuse.handler_failed", opcode=opcode, exc_info=error)

@@ -17,7 +17,7 @@ from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.device import Device
 from forebay.frontends.fuse.handshake import MAX_BACKGROUND, Agreement, agree
 from forebay.frontends.fuse.notifier import Notifier
-from forebay.frontends.fuse.operations import Operations
+from forebay.frontends.fuse.operations import REFUSED, Operations
 from forebay.frontends.fuse.server import Answer, Server
 from forebay.frontends.fuse.wire import Owner, Request
 from forebay.vfs.entries import FolderEntry
@@ -53,7 +53,7 @@ class Session:
         self._notifier = Notifier(fd)
         self.operations = Operations(fs, self._device, root, Owner(os.getuid(), os.getgid()))
         handlers = self.operations.handlers() | {abi.Opcode.INIT: self._init}
-        self.server = Server(self._device, handlers, clock, lambda: on_end(self))
+        self.server = Server(self._device, handlers, REFUSED, clock, lambda: on_end(self))
 
     @property
     def agreement(self) -> Agreement:
