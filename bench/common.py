@@ -7,12 +7,10 @@ import json
 import os
 import platform
 import random
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from forebay.testing.leash import leashed
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.slowproxy import SlowProxy
 from idle import idle_poll_ns, kernel_default
+from scratch import scratch_folder
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -162,8 +161,7 @@ class World:
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, _stop)  # so that the clean-up runs
-        self.scratch = Path(tempfile.mkdtemp(prefix="forebay-bench-"))
-        self._ends.callback(shutil.rmtree, self.scratch, ignore_errors=True)
+        self.scratch = self._ends.enter_context(scratch_folder())
         if not self.as_found:
             self._ends.enter_context(kernel_default())
         return self

@@ -98,6 +98,7 @@ class CachedFile:
     """See the module."""
 
     __slots__ = (
+        "_ends",
         "_flights",
         "_owner",
         "_passing",
@@ -127,6 +128,7 @@ class CachedFile:
         self._passing: PassingPages | None = None
         self._flights: dict[int, Flight] | None = None  # by page; None while there is none: most files are complete
         self._tasks: dict[asyncio.Task[None], Flight] | None = None
+        self._ends: list[asyncio.Future[None]] | None = None  # to be told of the next flight that ends
         self._reading: list[Run] | None = None
         self.opens = 0
         self.used_at = 0  # seconds since 1970, coarse
@@ -344,21 +346,24 @@ class CachedFile:
             missing = self._missing(whole, on_disk=True)
             if missing and len(self._tasks or ()) < PARTS_MAX:
                 part = Run(missing[0].first, min(missing[0].stop, missing[0].first + PART_PAGES))
-                self._launch(part, store, background=True, must=True)
+                flight = self._begin(part, store, background=True, must=True)
+                if part == whole:
+                    await self._fly_here(flight)
+                    return
+                self._spawn(flight)
             elif self._tasks:
-                await self._any_landing()
+                flights = list(self._tasks.values())
+                await self._one_flown()
+                for flight in flights:
+                    if flight.error is not None:
+                        raise flight.error
             else:
                 return
 
-    async def _any_landing(self) -> None:
-        flights = dict(self._tasks or {})
-        done, _ = await asyncio.wait(flights, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            error = flights[task].error
-            if error is not None:
-                raise error
+    def _launch(self, run: Run, store: Store, *, background: bool) -> None:
+        self._spawn(self._begin(run, store, background=background))
 
-    def _launch(self, run: Run, store: Store, *, background: bool, must: bool = False) -> None:
+    def _begin(self, run: Run, store: Store, *, background: bool, must: bool = False) -> Flight:
         size = bytes_of(run, self.source.size)
         admitted = self._owner.admit(self, size)
         if must and not admitted:
@@ -367,11 +372,33 @@ class CachedFile:
         flight.admitted = size if admitted else 0
         self.acquire()
         self._flights = self._flights or {}
-        self._flights.update(dict.fromkeys(range(*run), flight))
-        task = asyncio.create_task(self._fly(flight), name="flight")
+        for page in range(*run):
+            self._flights[page] = flight
         self._tasks = self._tasks or {}
+        return flight
+
+    def _spawn(self, flight: Flight) -> None:
+        assert self._tasks is not None
+        task = asyncio.create_task(self._fly(flight), name="flight")
         self._tasks[task] = flight
         task.add_done_callback(self._flown)
+
+    async def _fly_here(self, flight: Flight) -> None:
+        """Fly in the caller's own task: another one for each file of a load would cost a tenth of the whole."""
+        task = asyncio.current_task()
+        assert task is not None
+        assert self._tasks is not None
+        self._tasks[task] = flight
+        try:
+            await self._fly(flight)
+        except asyncio.CancelledError:
+            if not flight.is_given_up:
+                raise
+            task.uncancel()  # the flight was meant, not the caller
+        finally:
+            self._flown(task)
+        if flight.error is not None:
+            raise flight.error
 
     async def _fly(self, flight: Flight) -> None:
         traffic = self._owner.traffic
@@ -400,11 +427,24 @@ class CachedFile:
         # Here and not in `_fly`, which never runs if it is cancelled before its first step.
         assert self._tasks is not None
         flight = self._tasks.pop(task)
-        self._end(flight)
-        flight.fail(TimedOut(f"{self.source.key}: the fetch was given up"))
+        if flight.admitted or not flight.has_landed:
+            self._end(flight)
+            flight.fail(TimedOut(f"{self.source.key}: the fetch was given up"))
         if not self._tasks:
             self._tasks = self._flights = None
+        if self._ends:
+            ends, self._ends = self._ends, None
+            for end in ends:
+                if not end.done():
+                    end.set_result(None)
         self.release()
+
+    async def _one_flown(self) -> None:
+        """Wait until the next flight has ended."""
+        end = asyncio.get_running_loop().create_future()
+        self._ends = self._ends or []
+        self._ends.append(end)
+        await end
 
     def _end(self, flight: Flight) -> None:
         """What of a flight has not landed will not come: give its place back."""
@@ -437,14 +477,16 @@ class CachedFile:
     async def landed(self) -> None:
         """Wait until nothing of it is on its way any more."""
         while self._tasks:
-            await asyncio.wait(list(self._tasks))
+            await self._one_flown()
 
     async def settle(self, store: Store | None = None) -> None:
         """Cancel flights (those through one store, or all) and wait for their end."""
-        tasks = [task for task, flight in (self._tasks or {}).items() if store is None or flight.store is store]
-        for task in tasks:
+        flights = {task: one for task, one in (self._tasks or {}).items() if store is None or one.store is store}
+        for task, flight in flights.items():
+            flight.is_given_up = True
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._tasks and not flights.keys().isdisjoint(self._tasks):
+            await self._one_flown()
 
     # ------------------------------------------------------------------ doubt and loss
 

@@ -31,7 +31,7 @@ _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00
 FREE_CHECK_S = 1.0  # statvfs at most this often, so that admission costs no system call
 FAILED_PAUSE_S = 30.0  # a disk that refused a write gets no new bytes for so long
 AT_ONCE_BYTES = 256 * KIB  # written on the loop while the disk is quick: less than a hand-over to a thread costs
-QUICK_S = 5e-3  # a write that takes longer waited for the disk
+QUICK_S = 25e-3  # a write that takes longer waited for the disk; on busy processors one of 5 ms is no news
 SLOW_PAUSE_S = 10.0  # then writes go to the pool for so long: one reader in ten seconds may meet a stall, not all
 SLACK_BYTES = 64 * MIB  # others may take this much of the disk between two looks
 

@@ -44,18 +44,35 @@ class Route(NamedTuple):
 class Flight:
     """One request for a run of pages.  `fly` once; `wait` any number of times."""
 
-    __slots__ = ("_landed", "_waiters", "admitted", "background", "data", "error", "pages", "run", "store")
+    __slots__ = (
+        "_landed",
+        "_waiters",
+        "admitted",
+        "background",
+        "data",
+        "error",
+        "is_given_up",
+        "pages",
+        "run",
+        "store",
+    )
 
     def __init__(self, pages: Pages, run: Run, store: Store, *, background: bool) -> None:
         self.pages = pages
         self.run = run
         self.store = store
         self.background = background
+        self.is_given_up = False  # its task is cancelled for its sake
         self.admitted = 0  # bytes that are counted in on the disk, but have not landed
         self.error: FsError | None = None  # None: under way, or landed whole
         self.data: memoryview | None = None  # the whole run, if it came in one piece
         self._landed = run.first  # pages before this one have landed
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+
+    @property
+    def has_landed(self) -> bool:
+        """Are all its pages where they belong?"""
+        return self._landed == self.run.stop
 
     async def wait(self, page: int) -> None:
         """Return when `page` can be read: from `data`, or from where it landed.
@@ -124,7 +141,7 @@ class Flight:
 
     def fail(self, error: FsError) -> None:
         """Tell everyone who still waits; nothing to tell if it has failed already, or landed whole."""
-        if self.error is not None or self._landed == self.run.stop:
+        if self.error is not None or self.has_landed:
             return
         self.error = error
         for _, waiter in self._waiters:

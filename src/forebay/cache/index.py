@@ -189,7 +189,8 @@ class CacheIndex:
     def outdated(self, rows: Iterable[Row]) -> list[tuple[str, str]]:
         """Location and key of those rows that have an older version beside them.  Any thread."""
         query = "SELECT 1 FROM files WHERE location = ? AND key = ? AND id < ?"
-        with self._write_lock:
+        with self._write_lock, self._writer:
+            self._writer.execute("BEGIN")  # one lock for all of them
             return [
                 (row.location, row.key)
                 for row in rows

@@ -124,11 +124,12 @@ class PageFile:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             fd = os.open(self.path, flags, 0o600)
-        try:
-            os.ftruncate(fd, self.size)
-        except OSError:
-            os.close(fd)
-            raise
+        if self.size > PAGE_BYTES:  # else its one write makes it as long as it will be, for 20 us less
+            try:
+                os.ftruncate(fd, self.size)
+            except OSError:
+                os.close(fd)
+                raise
         return fd
 
     def close(self) -> None:
@@ -208,7 +209,7 @@ class PageWriter:
         self._pages = pages
         self.position = run.first * PAGE_BYTES
         self._stop = min(run.stop * PAGE_BYTES, pages.size)
-        self._hash = xxhash.xxh3_64()
+        self._hash: xxhash.xxh3_64 | None = None  # of a page that has come in part
 
     @property
     def done(self) -> bool:
@@ -235,9 +236,11 @@ class PageWriter:
             page_stop = min((page + 1) * PAGE_BYTES, self._stop)
             piece = view[: page_stop - self.position]
             written = self._pages.write(self.position, piece)
+            if self._hash is None:
+                self._hash = xxhash.xxh3_64()
             self._hash.update(piece[:written])
             self.position += written
             view = view[written:]
             if self.position == page_stop:
                 self._pages.seal(page, self._hash.intdigest())
-                self._hash.reset()
+                self._hash = None

@@ -7,8 +7,13 @@ slots to readers; a reader never waits behind background work that has not start
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from types import TracebackType
+
+
+def background_share(requests_max: int) -> int:
+    """How many of so many requests may be background work: a quarter is left to readers."""
+    return max(1, requests_max - requests_max // 4)
 
 
 class Throttle:
@@ -16,7 +21,7 @@ class Throttle:
 
     def __init__(self, *, requests_max: int, bytes_max: int) -> None:
         self._requests_max = requests_max
-        self._background_max = max(1, requests_max - requests_max // 4)
+        self._background_max = background_share(requests_max)
         self._bytes_max = bytes_max
         self.requests = 0
         self.bytes = 0
@@ -27,18 +32,17 @@ class Throttle:
         waiting = len(self._readers) + len(self._background)
         return f"<Throttle {self.requests} requests, {self.bytes} bytes, {waiting} waiting>"
 
-    @asynccontextmanager
-    async def slot(self, size: int, *, background: bool) -> AsyncIterator[None]:
-        """Hold one request of `size` bytes; wait for it if the bounds are reached."""
+    def slot(self, size: int, *, background: bool) -> "Slot":
+        """Hold one request of `size` bytes (`async with`); wait for it if the bounds are reached."""
+        return Slot(self, size, background)
+
+    async def take(self, size: int, *, background: bool) -> None:
+        """Begin to hold one."""
         is_behind = self._readers or (background and self._background)
         if is_behind or not self._fits(size, background=background):
             await self._wait(size, self._background if background else self._readers)
         else:
             self._take(size)
-        try:
-            yield
-        finally:
-            self._give(size)
 
     async def _wait(self, size: int, queue: deque[tuple[asyncio.Future[None], int]]) -> None:
         turn = asyncio.get_running_loop().create_future()
@@ -47,10 +51,10 @@ class Throttle:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                with suppress(ValueError):  # `_give` may have passed over it already
+                with suppress(ValueError):  # `give` may have passed over it already
                     queue.remove((turn, size))
             else:
-                self._give(size)  # the turn had come in the same moment
+                self.give(size)  # the turn had come in the same moment
             raise
 
     def _fits(self, size: int, *, background: bool) -> bool:
@@ -61,7 +65,8 @@ class Throttle:
         self.requests += 1
         self.bytes += size
 
-    def _give(self, size: int) -> None:
+    def give(self, size: int) -> None:
+        """End to hold one, and begin what now fits."""
         self.requests -= 1
         self.bytes -= size
         for queue, background in ((self._readers, False), (self._background, True)):
@@ -72,3 +77,22 @@ class Throttle:
                     turn.set_result(None)
             if queue:
                 return
+
+
+class Slot:
+    """What `Throttle.slot` gives."""
+
+    __slots__ = ("_background", "_size", "_throttle")
+
+    def __init__(self, throttle: Throttle, size: int, background: bool) -> None:
+        self._throttle = throttle
+        self._size = size
+        self._background = background
+
+    async def __aenter__(self) -> None:
+        await self._throttle.take(self._size, background=self._background)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._throttle.give(self._size)

@@ -307,6 +307,7 @@ def load(
         note(failure_line(name, message))
     if as_json:
         totals = {name: event[name] for name in ("files_done", "files_total", "bytes_done", "bytes_total")}
+        totals["seconds"] = round(seconds, 3)
         put_json({"path": path} | totals | {"failed": [dict(path=name, message=why) for name, why in failed]})
     else:
         rate = format_size(event["bytes_done"] / seconds)

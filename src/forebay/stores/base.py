@@ -60,6 +60,8 @@ class Store(Protocol):
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """The bytes of `span` (the whole object if None), of exactly `version` if one is given.
 
+        The caller limits the time: an answer may come drop by drop.
+
         Raises:
             NotFound: no object has that key.
             StaleVersion: the object has another version by now.

@@ -12,12 +12,13 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import obstore.store
 
-from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, TimedOut, Unavailable, Unsupported
+from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, Unavailable, Unsupported
 from forebay.stores import s3_errors, s3_listing
 from forebay.stores.base import Capabilities, ListPage
 from forebay.stores.s3_http import BACKOFF_MAX_S, CONNECT_WITHIN_S, RETRIES_MAX, Request, S3Http
@@ -62,6 +63,7 @@ class S3Store:
         self._http = S3Http(bucket, options, self.location, deadline_s=deadline_s)
         self._client: obstore.store.S3Store | None = None
         self._client_region = ""
+        self._connecting = asyncio.Lock()
         self._calls = 0  # of obstore, under way
         self._idle = asyncio.Event()
         self._idle.set()
@@ -88,9 +90,8 @@ class S3Store:
         if _ODD.search(key):
             answer = await self._http.call(Request("HEAD", key))
             return _meta(key, answer.headers)
-        found = await self._obstore(key, lambda client: client.head_async(key))
-        mtime_ns = nanoseconds(found["last_modified"])
-        return ObjectMeta(key, found["size"], mtime_ns, version_of(found["e_tag"], found["size"], mtime_ns))
+        found = cast(Mapping[str, Any], await self._obstore(key, lambda client: client.head_async(key)))
+        return ObjectMeta(key, found["size"], nanoseconds(found["last_modified"]), _version_of(found))
 
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
@@ -104,15 +105,10 @@ class S3Store:
         if version is not None and not _UNTAGGED.fullmatch(version):
             options["if_match"] = f'"{version}"'
 
-        async def ask(client: obstore.store.S3Store) -> tuple[_Found, Buffer]:
-            found = await _open(client, key, options)
-            return found, await found.bytes_async()
-
-        found, data = await self._obstore(key, ask)
-        self._check(key, found, span, version)
-        start, stop = found.range
-        if len(data) != stop - start:
-            raise Corrupt(f"{self.location}: {key!r}: {stop - start} bytes were announced, {len(data)} came", path=key)
+        found, data = await self._obstore(key, partial(_read_whole, key, options))
+        size = self._check(key, found, span, version)
+        if len(data) != size:
+            raise Corrupt(f"{self.location}: {key!r}: {size} bytes were announced, {len(data)} came", path=key)
         return data
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
@@ -142,16 +138,16 @@ class S3Store:
         while (chunk := await self._obstore(key, more)) is not None:
             yield chunk
 
-    def _check(self, key: str, found: _Found, span: ByteRange | None, version: str | None) -> None:
-        """Compare an answer of obstore with the question."""
+    def _check(self, key: str, found: _Found, span: ByteRange | None, version: str | None) -> int:
+        """Compare an answer of obstore with the question; how many bytes it announced."""
         meta, (start, stop) = found.meta, found.range
-        size = meta["size"]
-        if version is not None and version_of(meta["e_tag"], size, nanoseconds(meta["last_modified"])) != version:
+        if version is not None and _version_of(meta) != version:
             raise StaleVersion(f"{self.location}: {key!r}: has another version by now", path=key)
-        asked = (0, size) if span is None else tuple(span)
-        if (start, stop) != asked:
-            message = f"{self.location}: {key!r}: asked for bytes {asked[0]} to {asked[1]}, got {start} to {stop}"
+        first, end = (0, meta["size"]) if span is None else span
+        if start != first or stop != end:
+            message = f"{self.location}: {key!r}: asked for bytes {first} to {end}, got {start} to {stop}"
             raise Corrupt(message, path=key)
+        return end - first
 
     # ------------------------------------------------------------------ keys that obstore does not take
 
@@ -274,20 +270,16 @@ class S3Store:
     # ------------------------------------------------------------------ obstore
 
     async def _obstore(self, key: str, ask: Callable[[obstore.store.S3Store], Awaitable[Result]]) -> Result:
-        """Ask obstore, within the deadline; once more if the bucket turns out to be in another region."""
+        """Ask obstore; once more if the bucket turns out to be in another region.
+
+        Its own limits end each call within the deadline, save a body that never pauses and never ends: who asks for
+        bytes limits that.
+        """
         for again in (True, False):
-            client = self._client if self._client_region == self._http.region else None
             self._calls += 1
             self._idle.clear()
             try:
-                async with asyncio.timeout(self._http.deadline_s):
-                    return await ask(client or await self._connect())
-            except FsError:
-                raise
-            except TimeoutError:
-                host, limit = self._http.endpoint.partition("://")[2], self._http.deadline_s
-                message = f"{self.location}: {key!r}: no answer from {host} within {limit:g} s"
-                raise TimedOut(message, path=key) from None
+                return await ask(self._current_client() or await self._connect())
             except s3_errors.OBSTORE_ERRORS as error:
                 failed = s3_errors.from_obstore(error, self.location, self._http.endpoint, key)
                 if not (again and s3_errors.names_region(error) and await self._move()):
@@ -301,8 +293,16 @@ class S3Store:
     async def _move(self) -> bool:
         return self._http.adopt_region(await self._http.find_region())
 
+    def _current_client(self) -> obstore.store.S3Store | None:
+        return self._client if self._client_region == self._http.region else None
+
     async def _connect(self) -> obstore.store.S3Store:
-        await self._http.prepare()
+        async with asyncio.timeout(self._http.deadline_s), self._connecting:
+            await self._http.prepare()
+            # One is enough: it reads all of the system's certificates.
+            return self._current_client() or await self._make_client()
+
+    async def _make_client(self) -> obstore.store.S3Store:
         options, seconds = self._options, self._http.deadline_s
         client_options: dict[str, Any] = {
             "allow_http": self._http.endpoint.startswith("http://"),
@@ -344,6 +344,16 @@ class S3Store:
         except OSError as error:
             message = f"{self.location}: s3.tls.caFile {path} cannot be read: {error.strerror}"
             raise Invalid(message) from error
+
+
+async def _read_whole(key: str, options: dict[str, Any], client: obstore.store.S3Store) -> tuple[_Found, Buffer]:
+    found = await _open(client, key, options)
+    return found, await found.bytes_async()
+
+
+def _version_of(meta: Mapping[str, Any]) -> str:
+    etag = meta["e_tag"]
+    return version_of(etag, meta["size"], 0 if etag else nanoseconds(meta["last_modified"]))
 
 
 async def _open(client: obstore.store.S3Store, key: str, options: dict[str, Any]) -> _Found:

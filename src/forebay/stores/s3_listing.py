@@ -31,12 +31,13 @@ def parse(body: bytes | bytearray, location: str, prefix: str) -> ParsedPage:
     """
     try:
         root = ET.fromstring(body)
-        if _tag(root) != "ListBucketResult":
+        space, found, _ = root.tag.rpartition("ListBucketResult")  # "{http://...}", or nothing, before every tag
+        if not found:
             raise Corrupt(f"{location}: the answer is not an S3 listing; check s3.endpoint")
-        fields = {_tag(child): child.text or "" for child in root}
+        fields = {child.tag[len(space) :]: child.text or "" for child in root}
         decode = _unquote if fields.get("EncodingType") == "url" else str
-        objects = [_object(child, decode) for child in root if _tag(child) == "Contents"]
-        folders = [decode(_child(child, "Prefix")) for child in root if _tag(child) == "CommonPrefixes"]
+        objects = [_object(child, space, decode) for child in root.iterfind(f"{space}Contents")]
+        folders = [decode(each.text or "") for each in root.iterfind(f"{space}CommonPrefixes/{space}Prefix")]
     except (ET.ParseError, KeyError, ValueError) as error:
         raise Corrupt(f"{location}: the answer is not an S3 listing; check s3.endpoint") from error
     if not all(meta.key.startswith(prefix) for meta in objects) or not all(one.startswith(prefix) for one in folders):
@@ -71,23 +72,13 @@ def header_time_ns(text: str | None) -> int:
         return 0
 
 
-def _object(element: ET.Element, decode: Callable[[str], str]) -> ObjectMeta:
-    fields = {_tag(child): child.text or "" for child in element}
-    size, written = int(fields["Size"]), fields.get("LastModified")
+def _object(element: ET.Element, space: str, decode: Callable[[str], str]) -> ObjectMeta:
+    fields = {child.tag: child.text or "" for child in element}
+    size, written = int(fields[f"{space}Size"]), fields.get(f"{space}LastModified")
     mtime_ns = nanoseconds(datetime.fromisoformat(written)) if written else 0
-    return ObjectMeta(decode(fields["Key"]), size, mtime_ns, version_of(fields.get("ETag"), size, mtime_ns))
+    version = version_of(fields.get(f"{space}ETag"), size, mtime_ns)
+    return ObjectMeta(decode(fields[f"{space}Key"]), size, mtime_ns, version)
 
 
 def _unquote(text: str) -> str:
     return unquote_plus(text, errors="surrogateescape")
-
-
-def _child(element: ET.Element, name: str) -> str:
-    for child in element:
-        if _tag(child) == name:
-            return child.text or ""
-    raise KeyError(name)
-
-
-def _tag(element: ET.Element) -> str:
-    return element.tag.rpartition("}")[2]

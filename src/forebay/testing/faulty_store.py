@@ -53,16 +53,18 @@ Fault = FsError | Hang | Truncated | Extended | Flipped | Broken | None
 
 
 class FaultyStore:
-    """See the module.  `script` may be added to at any time."""
+    """See the module.  `script` may be added to at any time, and so may `pages`, which is for listings alone."""
 
     def __init__(self, inner: Store, script: Iterable[Fault] = ()) -> None:
         self.inner = inner
         self.location = inner.location
         self.capabilities = inner.capabilities
         self.script = deque(script)
+        self.pages: deque[Fault] = deque()
 
-    async def _next(self) -> Fault:
-        fault = self.script.popleft() if self.script else None
+    async def _next(self, script: deque[Fault] | None = None) -> Fault:
+        script = script or self.script
+        fault = script.popleft() if script else None
         if isinstance(fault, Hang):
             await fault.until.wait()
         if isinstance(fault, FsError):
@@ -102,10 +104,10 @@ class FaultyStore:
 
     async def list(self, prefix: str, *, recursive: bool = False, start_after: str = "") -> AsyncIterator[ListPage]:
         """See `Store.list`."""
-        await self._next()
+        await self._next(self.pages)
         async for page in self.inner.list(prefix, recursive=recursive, start_after=start_after):
             yield page
-            await self._next()
+            await self._next(self.pages)
 
     async def put(
         self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False

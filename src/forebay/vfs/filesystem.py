@@ -19,6 +19,7 @@ from forebay import paths
 from forebay.cache.cache import Cache
 from forebay.cache.cachedfile import CachedFile, Source
 from forebay.cache.policy import Dataset
+from forebay.cache.throttle import background_share
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Busy, FsError, NotADirectory, NotFound, TimedOut
@@ -267,7 +268,7 @@ class FileSystem:
 
     def load(self, path: str, *, parallel: int | None = None) -> AsyncIterator[LoadEvent]:
         """Bring everything below a path into the cache; see `forebay.vfs.load.load`."""
-        parallel = parallel or self._settings.store_requests
+        parallel = parallel or background_share(self._settings.store_requests)
         return load(self.walk(path), self.fetch, parallel=parallel, look_up=self.look_up)
 
     async def free(self, path: str) -> tuple[int, int]:

@@ -141,6 +141,7 @@ async def test_a_closed_file_does_not_open_again_once_its_local_file_is_another_
         names = await filled(rig, "a", 2)
         file = rig.fs.open(await rig.stat_file(names[0]))
         file.close()
+        await rig.landed()
         if end == "evicted":
             await rig.fs.free(names[0])
         elif end == "forgotten":

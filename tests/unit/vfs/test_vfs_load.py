@@ -74,7 +74,7 @@ async def test_a_full_cache_fails_the_files_it_has_no_room_for(tmp_path: Path) -
 async def test_a_walk_that_fails_is_an_error_and_leaves_no_task(tmp_path: Path) -> None:
     async with Rig(tmp_path, page_keys=10) as rig:
         await mounted(rig, 50)
-        rig.store("s").script.extend([None, None, Unavailable("the listing broke")])
+        rig.store("s").pages.extend([None, None, Unavailable("the listing broke")])
         with pytest.raises(Unavailable, match="the listing broke"):
             await events(rig)
         assert tasks() == set()
