@@ -18,10 +18,11 @@ from common import (
     say,
     shuffled_paths,
 )
+from scratch import settle
 
 COUNT = 2000
 READERS = 8
-ROUNDS = 3
+ROUNDS = 5
 
 
 def measure(world: World) -> Result:
@@ -34,7 +35,9 @@ def measure(world: World) -> Result:
         """A mount made anew, its folders listed as a loader does, then all files at once."""
         bucket = next(unread)
         mountpoint = world.mount(bucket, far=True)
-        rate = Readers(shuffled_paths(mountpoint, 7), READERS).run()
+        readers = Readers(shuffled_paths(mountpoint, 7), READERS)
+        settle(world.scratch)
+        rate = readers.run()
         world.unmount(bucket)
         return rate
 

@@ -13,7 +13,6 @@ from scratch import settle
 COUNT = 5000
 ROUNDS = 5
 WAYS = ("get-16", "get-32", "get-64", "range-16", "range-32", "range-64", "threads-32")
-SETTLED_BYTES = 3 << 30  # the host takes back what lies free for seconds, save about 2 GiB
 
 
 def measure(world: World) -> Result:
@@ -27,14 +26,14 @@ def measure(world: World) -> Result:
 
     def keeping(way: str) -> float:
         """Into a new folder each time, which stays until the end: see `World.small_files`."""
-        settle(world.scratch, SETTLED_BYTES)
+        settle(world.scratch)
         folder = world.scratch / f"kept{next(folders)}"
         return plain_obstore(world.server.endpoint, buckets[0], way, keys, folder=folder)
 
     def forebay() -> float:
         bucket = next(unread)
         world.mount(bucket)
-        settle(world.scratch, SETTLED_BYTES)
+        settle(world.scratch)
         told = json.loads(world.forebay("fs", "load", "--json", f"/{bucket}"))
         assert told["files_done"] == COUNT
         world.unmount(bucket)
