@@ -50,7 +50,8 @@ Written by `bench/run.py` from the last line of each `*.jsonl` here, which hold 
 Every figure is a ratio of runs that took turns on one machine.  The machine is a small virtual one whose host had
 switched off the polling of idle processors; "measured" is with Linux's own default, "as found" without it
 (`bench/idle.py` says what that is, and `forebay doctor` whether yours has it).  All files lie on a fresh ext4, and
-before a timed run that writes, memory is made ready (`bench/scratch.py` says why).  `demo.md` is what `make demo` wrote.
+before a timed run that writes, memory is made ready (`bench/scratch.py` says why).  `demo.md` is the table that
+`make demo` wrote.
 
 | what | must be | measured | as found | how |
 | --- | --- | --- | --- | --- |"""
