@@ -392,9 +392,8 @@ class CachedFile:
         try:
             await self._fly(flight)
         except asyncio.CancelledError:
-            if not flight.is_given_up:
-                raise
-            task.uncancel()  # the flight was meant, not the caller
+            if not flight.is_given_up or task.uncancel():
+                raise  # the caller was meant, be it beside the flight
         finally:
             self._flown(task)
         if flight.error is not None:
@@ -427,9 +426,8 @@ class CachedFile:
         # Here and not in `_fly`, which never runs if it is cancelled before its first step.
         assert self._tasks is not None
         flight = self._tasks.pop(task)
-        if flight.admitted or not flight.has_landed:
-            self._end(flight)
-            flight.fail(TimedOut(f"{self.source.key}: the fetch was given up"))
+        self._end(flight)
+        flight.fail(TimedOut(f"{self.source.key}: the fetch was given up"))
         if not self._tasks:
             self._tasks = self._flights = None
         if self._ends:

@@ -69,11 +69,6 @@ class Flight:
         self._landed = run.first  # pages before this one have landed
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
-    @property
-    def has_landed(self) -> bool:
-        """Are all its pages where they belong?"""
-        return self._landed == self.run.stop
-
     async def wait(self, page: int) -> None:
         """Return when `page` can be read: from `data`, or from where it landed.
 
@@ -141,7 +136,7 @@ class Flight:
 
     def fail(self, error: FsError) -> None:
         """Tell everyone who still waits; nothing to tell if it has failed already, or landed whole."""
-        if self.error is not None or self.has_landed:
+        if self.error is not None or self._landed == self.run.stop:
             return
         self.error = error
         for _, waiter in self._waiters:

@@ -209,7 +209,7 @@ class PageWriter:
         self._pages = pages
         self.position = run.first * PAGE_BYTES
         self._stop = min(run.stop * PAGE_BYTES, pages.size)
-        self._hash: xxhash.xxh3_64 | None = None  # of a page that has come in part
+        self._hash = xxhash.xxh3_64()
 
     @property
     def done(self) -> bool:
@@ -236,11 +236,9 @@ class PageWriter:
             page_stop = min((page + 1) * PAGE_BYTES, self._stop)
             piece = view[: page_stop - self.position]
             written = self._pages.write(self.position, piece)
-            if self._hash is None:
-                self._hash = xxhash.xxh3_64()
             self._hash.update(piece[:written])
             self.position += written
             view = view[written:]
             if self.position == page_stop:
                 self._pages.seal(page, self._hash.intdigest())
-                self._hash = None
+                self._hash.reset()

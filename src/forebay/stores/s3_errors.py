@@ -181,6 +181,8 @@ def from_obstore(error: Exception, location: str, endpoint: str, key: str) -> Fs
         return refused(answer, location, key)
     what = f"{location}: {key!r}"
     host = endpoint.partition("://")[2]
+    if isinstance(error, TimeoutError):
+        return TimedOut(f"{what}: no answer from {host} in time", path=key)
     if isinstance(error, FileNotFoundError):
         return NotFound(f"{what}: no such object", path=key)
     if isinstance(error, obstore.exceptions.PreconditionError | obstore.exceptions.NotModifiedError):

@@ -95,6 +95,21 @@ async def test_closing_a_load_stops_it_even_when_the_store_hangs(tmp_path: Path)
         assert tasks() == set()
 
 
+async def test_closing_a_load_stops_it_even_while_its_fetches_are_given_up(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await mounted(rig, 500)
+        await rig.fs.stat("/s")
+        rig.store("s").pages.extend([None] * 2)
+        rig.store("s").script.extend([Hang(asyncio.Event())] * 1000)
+        loading = rig.fs.load("/s")
+        assert not (await anext(loading)).done
+        settling = asyncio.create_task(rig.cache.settle())
+        async with asyncio.timeout(5):
+            await loading.aclose()  # type: ignore[attr-defined]
+            await settling
+        assert tasks() == set()
+
+
 async def test_the_totals_are_told_as_soon_as_the_walk_is_over(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         await mounted(rig, 5)
