@@ -95,7 +95,8 @@ class NodeTable:
         The absences are forgotten: the caller tells the kernel to ask again.
         """
         folder, name = split(path)
-        if name in self._current.get(folder, ()) or self._absent.pop((folder, name), True) is None:
+        was_absent = self._absent.pop((folder, name), True) is None  # a name may have been told both ways
+        if was_absent or name in self._current.get(folder, ()):
             yield from self._named(folder, [name])
         if not below:
             return
