@@ -354,10 +354,16 @@ class Readers:
         return self._files / seconds
 
 
-def plain_obstore(endpoint: str, bucket: str, way: str, keys: list[str], *, folder: Path | None = None) -> float:
-    """Read whole objects by bare obstore in a process of its own (see plain_obstore.py); objects per second."""
+def plain_obstore(
+    endpoint: str, bucket: str, way: str, keys: list[str], *, folder: Path | None = None, must_list: bool = False
+) -> float:
+    """Read whole objects by bare obstore in a process of its own (see plain_obstore.py); objects per second.
+
+    With `must_list` it is not told the keys, which must be all there are in the bucket.
+    """
     command = [sys.executable, str(HERE / "plain_obstore.py"), endpoint, bucket, way, str(folder or "")]
-    done = subprocess.run(leashed(command), input="\n".join(keys), capture_output=True, text=True, check=False)
+    told = "" if must_list else "\n".join(keys)
+    done = subprocess.run(leashed(command), input=told, capture_output=True, text=True, check=False)
     if not done.stdout.strip():  # its exit code says nothing: the asyncio API may abort at the interpreter's end
         raise RuntimeError(f"plain obstore failed: {done.stderr}")
     return len(keys) / float(done.stdout)

@@ -1,5 +1,7 @@
 """Bare obstore as a user would write it, for comparison: reads the objects whose keys are on stdin, prints seconds.
 
+Without any key on stdin it lists the bucket and reads all of it; the listing counts.
+
 plain_obstore.py ENDPOINT BUCKET WAY [FOLDER]    WAY: get-N, range-N (asyncio, N in flight) or threads-N
 
 With a FOLDER each object is kept there as a file of its own, as `aws s3 cp --recursive` does; else it is dropped.
@@ -65,9 +67,10 @@ def main() -> None:
     kind, _, limit = way.partition("-")
     keys = sys.stdin.read().split()
     store = open_bucket(endpoint, bucket)
+    begin = time.perf_counter()
+    keys = keys or [found["path"] for page in obstore.list(store) for found in page]
     for parent in {os.path.dirname(key) for key in keys} if folder else ():
         os.makedirs(f"{folder}/{parent}", exist_ok=True)
-    begin = time.perf_counter()
     if kind == "threads":
         read_by_threads(store, keys, int(limit), keeper(folder))
     else:
