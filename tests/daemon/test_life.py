@@ -284,3 +284,12 @@ def test_settings_of_the_command_that_starts_the_daemon_reach_it(forebay: RunFor
     other = forebay_home.parent / "ssd"
     ran = forebay("--set", f"cache_dirs={other}:100MiB", "--set", "cache_reserve=0", "fs", "df", "--json")
     assert [(info["directory"], info["capacity_bytes"]) for info in ran.json] == [(str(other), 100 << 20)]
+
+
+def test_a_flag_that_a_running_daemon_does_not_follow_is_told(forebay: RunForebay) -> None:
+    forebay("--set", "ttl_s=5m", "start")
+    for command in (("start",), ("fs", "df")):
+        ran = forebay("--set", "ttl_s=7m", "--set", "cache_policy=keep", *command)
+        assert ran.code == 0
+        assert ran.err.startswith("forebay: --set ttl_s: no effect on the daemon that runs already; forebay stop first")
+    assert forebay("--set", "ttl_s=300s", "fs", "df").err == "", "it runs with that value"

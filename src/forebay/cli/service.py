@@ -22,7 +22,7 @@ from forebay.cli.output import (
     put_json,
     put_table,
 )
-from forebay.cli.session import connect, find_daemon, session_of
+from forebay.cli.session import connect, find_daemon, note_unused, session_of
 from forebay.cli.words import AsJson, example
 from forebay.config.explain import explain
 from forebay.daemon.starter import command_line, is_running
@@ -36,8 +36,11 @@ STOP_LOOK_S = 0.05  # between two looks at whether it has gone
 
 def start(context: typer.Context) -> None:
     """Start the daemon, if none runs.  Other commands do so by themselves."""
-    found = find_daemon(session_of(context))
+    session = session_of(context)
+    found = find_daemon(session)
     status = found[1] if found else connect(context).call("GET", "/v1/status")
+    if found:
+        note_unused(session, status)
     put(f"{'the daemon runs already' if found else 'started'}: pid {status['pid']}, home {status['home']}")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import typer
 
-from forebay.config.load import load
+from forebay.cli.output import note
+from forebay.config.load import load, to_flags
 from forebay.config.settings import Settings
 from forebay.daemon.client import Client
 from forebay.daemon.home import socket_path
@@ -45,7 +46,23 @@ def session_of(context: typer.Context) -> Session:
 
 def connect(context: typer.Context) -> Client:
     """A client of the running daemon, which is started if need be."""
-    return ensure_daemon(session_of(context).settings)
+    session = session_of(context)
+    client = ensure_daemon(session.settings)
+    if session.flags.keys() - {"home"}:
+        note_unused(session, client.call("GET", "/v1/status", timeout_s=STATUS_WAIT_S))
+    return client
+
+
+def note_unused(session: Session, status: dict[str, Any]) -> None:
+    """Say which flags a daemon that ran already does not follow: settings are read when it starts."""
+    asked = to_flags(session.settings)
+    runs_with = asked | status.get("settings", {})  # a daemon of an older version may not know them all
+    unused = [name for name in session.flags if name != "home" and asked[name] != runs_with[name]]
+    if unused:
+        note(
+            f"--set {', '.join(unused)}: no effect on the daemon that runs already; "
+            "forebay stop first, and give the setting to the command that starts it again"
+        )
 
 
 def find_daemon(session: Session) -> tuple[Client, dict[str, Any]] | None:

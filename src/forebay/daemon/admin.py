@@ -19,6 +19,7 @@ from aiohttp.typedefs import Handler
 
 from forebay import __version__
 from forebay.clock import Clock
+from forebay.config.load import to_flags
 from forebay.config.settings import Settings
 from forebay.daemon import home as names
 from forebay.daemon.listing import list_below, list_folder, usage
@@ -225,6 +226,7 @@ class Admin:
             "version": __version__,
             "uptime_s": self._clock.monotonic() - self._started_at,
             "home": str(self._settings.home),
+            "settings": to_flags(self._settings),
             "rss_bytes": _resident_bytes(),
             "mounts": len(self._fs.mounts),
             "fuse_mounts": len(self._mounts.infos()),
