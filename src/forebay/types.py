@@ -27,6 +27,23 @@ class ByteRange(NamedTuple):
         return self.stop - self.start
 
 
+class Posix(NamedTuple):
+    """Whose a file or folder is and who may use it, where the store keeps that; equal ones should be one object."""
+
+    mode: int  # permission bits, such as 0o640
+    uid: int  # the owner's number on this machine
+    gid: int
+    owner: str  # the name as the store has it
+    group: str
+
+
+class FolderMeta(NamedTuple):
+    """What a store whose folders exist by themselves says of one."""
+
+    mtime_ns: int  # nanoseconds since 1970 UTC
+    posix: Posix | None = None
+
+
 class ObjectMeta(NamedTuple):
     """What a store says of one object.  The version fixes the bytes."""
 
@@ -34,3 +51,4 @@ class ObjectMeta(NamedTuple):
     size: int  # bytes
     mtime_ns: int  # last modification, nanoseconds since 1970 UTC; 0 if the store does not say
     version: str  # etag without quotes, generation, or "size-mtime_ns" where a store has no better
+    posix: Posix | None = None

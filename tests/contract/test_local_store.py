@@ -8,10 +8,11 @@ import pytest
 from forebay.errors import Unavailable
 from forebay.stores.base import Store
 from forebay.stores.local import LocalStore
+from forebay.testing.folder_store_contract import FolderStoreContract
 from forebay.testing.store_contract import StoreContract
 
 
-class TestLocalStore(StoreContract):
+class TestLocalStore(StoreContract, FolderStoreContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
 

@@ -185,6 +185,17 @@ print(os.getxattr(path, 'user.forebay.url').decode(), os.getxattr(path, 'user.fo
     assert lines[1] == f"file://{folder}/d/f 5000"
 
 
+def test_modes_owners_and_times_are_those_of_the_folder(mounted: Mount, folder: Path, mnt: Path, child: Child) -> None:
+    fill(folder, {"d/secret": b"x", "d/open": b"y"})
+    for name, mode in {"d/secret": 0o600, "d/open": 0o664, "d": 0o750}.items():
+        (folder / name).chmod(mode)
+        os.utime(folder / name, ns=(1, 1_700_000_000_123_456_789))
+    mounted()
+    says = "for p in argv[2:]: s = os.stat(f'{argv[1]}/{p}'); print(oct(s.st_mode), s.st_uid, s.st_gid, s.st_mtime_ns)"
+    ran = [child(says, where, "d", "d/secret", "d/open").stdout for where in (folder, mnt)]
+    assert ran[0] == ran[1]
+
+
 def test_an_empty_file_is_read_as_empty(mounted: Mount, folder: Path, mnt: Path, child: Child) -> None:
     fill(folder, {"empty": b""})
     mounted()

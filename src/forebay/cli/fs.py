@@ -224,6 +224,9 @@ def stat(context: typer.Context, paths: PathsArgument, as_json: AsJson = False) 
             "modified": time_text(entry["mtime_ns"]),
             "version": entry["version"],
             "pinned": "yes" if entry["pinned"] else "no",
+            "mode": None if entry["mode"] is None else f"{entry['mode']:04o}",
+            "owner": entry["owner"],
+            "group": entry["group"],
             "url": entry["url"],
         }
         put_facts(facts)

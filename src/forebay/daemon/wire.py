@@ -122,6 +122,9 @@ def entry_info(fs: FileSystem, entry: Entry) -> Json:
         "mtime_ns": entry.mtime_ns,
         "pinned": fs.tree.is_pinned(entry.path),
         "url": None if mount is None else _url(fs, entry, mount),
+        "mode": entry.posix and entry.posix.mode,
+        "owner": entry.posix and entry.posix.owner,
+        "group": entry.posix and entry.posix.group,
     }
     if isinstance(entry, FileEntry):
         cached = fs.residency(entry) if entry.size else 0

@@ -5,11 +5,12 @@ An adapter translates calls and errors, and nothing else: it keeps no cache and 
 that must block moves the work to threads of its own.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Capabilities:
     conditional_put: bool = False  # `put(if_version=..., if_absent=True)` is atomic
     undecodable_keys: bool = False  # keys may hold bytes that are not UTF-8, as surrogate escapes
     multipart: bool = True  # `put_stream` uploads parts of unknown total size
+    folders: bool = False  # folders exist by themselves: the store has `stat`, and its listings say `folder_metas`
 
 
 class ListPage(NamedTuple):
@@ -28,6 +30,15 @@ class ListPage(NamedTuple):
 
     objects: list[ObjectMeta]
     folders: list[str]  # common prefixes, each ending in "/"; empty in a recursive listing
+    folder_metas: Mapping[str, FolderMeta] = MappingProxyType({})
+    """By folder, where folders exist by themselves; of a recursive listing, before the first object below it."""
+
+
+class Opened(NamedTuple):
+    """What a URL and its options mean."""
+
+    store: "Store"
+    prefix: str  # of keys; "" or ends in "/"
 
 
 class Store(Protocol):
@@ -119,4 +130,16 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Drain and release connections; no call may follow."""
+        ...
+
+
+class FolderStore(Store, Protocol):
+    """A store whose folders exist by themselves (`Capabilities.folders`): HDFS, CephFS, a directory."""
+
+    async def stat(self, key: str) -> ObjectMeta | FolderMeta:
+        """What is at `key` (without a slash at its end; "" is the root), in one request.
+
+        Raises:
+            NotFound: nothing is there.
+        """
         ...

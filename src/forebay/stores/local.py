@@ -10,17 +10,21 @@ path outside the folder is read or written; a file appears whole or not at all; 
 
 import asyncio
 import errno
+import grp
 import itertools
 import os
+import pwd
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
+from forebay.config.settings import Settings
 from forebay.errors import (
     AlreadyExists,
     Corrupt,
@@ -37,8 +41,9 @@ from forebay.errors import (
     Unavailable,
     Unsupported,
 )
-from forebay.stores.base import Capabilities, ListPage
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.urls import refuse_options
+from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta, Posix
 
 PAGE_KEYS = 1_000
 THREADS = 8
@@ -48,7 +53,22 @@ _PUT_TRIES = 5  # a folder may be removed as empty just before a file goes into 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
 Names = list[str]  # `list` means the method inside the class
-Entries = list[ObjectMeta | str]
+Entries = list["ObjectMeta | _Folder"]
+
+
+class _Folder(NamedTuple):
+    key: str  # ends in "/"
+    meta: FolderMeta
+
+
+def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Settings) -> Opened:
+    """`file:///absolute/folder`; see `forebay.stores.registry`."""
+    refuse_options(scheme, options)
+    if not rest.startswith("/"):
+        raise Invalid(f"file://{rest} is not absolute; write file:///absolute/folder (three slashes)")
+    if "\0" in rest:
+        raise Invalid("a folder's path cannot hold a NUL byte")
+    return Opened(LocalStore(Path(rest)), "")
 
 
 class LocalStore:
@@ -58,7 +78,7 @@ class LocalStore:
         self._root = os.path.realpath(folder)
         self._shown = str(folder)
         self.location = f"file://{self._root}"
-        self.capabilities = Capabilities(conditional_put=False, undecodable_keys=True)
+        self.capabilities = Capabilities(conditional_put=False, undecodable_keys=True, folders=True)
         self._page_keys = page_keys
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="local-store")
 
@@ -72,6 +92,10 @@ class LocalStore:
     async def head(self, key: str) -> ObjectMeta:
         """See `Store.head`."""
         return await self._run(self._head, key)
+
+    async def stat(self, key: str) -> ObjectMeta | FolderMeta:
+        """See `FolderStore.stat`."""
+        return await self._run(self._stat, key)
 
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
@@ -90,8 +114,9 @@ class LocalStore:
         entries = self._entries(prefix, start_after, recursive=recursive)
         await self._run(self._check_root)
         while page := await self._run(_take, entries, self._page_keys):
-            metas = [entry for entry in page if isinstance(entry, ObjectMeta)]
-            yield ListPage(metas, [entry for entry in page if isinstance(entry, str)])
+            objects = [entry for entry in page if isinstance(entry, ObjectMeta)]
+            folders = dict(entry for entry in page if isinstance(entry, _Folder))
+            yield ListPage(objects, [] if recursive else list(folders), folders)
 
     async def put(
         self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
@@ -174,6 +199,15 @@ class LocalStore:
                 raise NotFound(f"{self.location}: {key!r} is not a file", path=key)
             return _meta(key, found)
 
+    def _stat(self, key: str) -> ObjectMeta | FolderMeta:
+        with self._translated(key):
+            found = os.stat(self._path(key) if key else self._root)
+            if stat.S_ISDIR(found.st_mode):
+                return _folder_meta(found)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFound(f"{self.location}: {key!r} is not a file", path=key)
+            return _meta(key, found)
+
     def _read(self, key: str, span: ByteRange | None, version: str | None) -> bytes:
         if key.endswith("/"):
             self._head(key)
@@ -209,8 +243,8 @@ class LocalStore:
 
     # ------------------------------------------------------------------ in threads: listing
 
-    def _entries(self, prefix: str, start_after: str, *, recursive: bool) -> Iterator[ObjectMeta | str]:
-        """Objects, and folders as strings, in key order.  Runs in threads, one step of a page at a time."""
+    def _entries(self, prefix: str, start_after: str, *, recursive: bool) -> Iterator[ObjectMeta | _Folder]:
+        """Objects and folders in key order.  Runs in threads, one step of a page at a time."""
         after = os.fsencode(start_after)
         try:
             folder = self._root if prefix == "" else self._path(prefix.removesuffix("/"))
@@ -220,10 +254,11 @@ class LocalStore:
             key = prefix + name
             raw = os.fsencode(key)
             if name.endswith("/"):
-                if not recursive:
-                    if raw > after or (after.startswith(raw) and after != raw):
-                        yield key
-                elif raw > after or after.startswith(raw):
+                if raw <= after and (not after.startswith(raw) or (after == raw and not recursive)):
+                    continue
+                with suppress(OSError):  # removed since the folder was read
+                    yield _Folder(key, _folder_meta(os.lstat(folder + "/" + name)))
+                if recursive:
                     yield from self._entries(key, start_after, recursive=True)
             elif raw > after and (meta := self._listed(folder, name, key)) is not None:
                 yield meta
@@ -409,7 +444,25 @@ def _check_span(key: str, span: ByteRange) -> None:
 def _meta(key: str, found: os.stat_result) -> ObjectMeta:
     size = 0 if key.endswith("/") else found.st_size
     version = f"{size}-{found.st_mtime_ns}-{found.st_ino}"
-    return ObjectMeta(key, size, found.st_mtime_ns, version)
+    return ObjectMeta(
+        key, size, found.st_mtime_ns, version, _posix(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+    )
+
+
+def _folder_meta(found: os.stat_result) -> FolderMeta:
+    return FolderMeta(found.st_mtime_ns, _posix(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid))
+
+
+@lru_cache(maxsize=1_000)
+def _posix(mode: int, uid: int, gid: int) -> Posix:
+    return Posix(mode, uid, gid, _name(pwd.getpwuid, uid), _name(grp.getgrgid, gid))
+
+
+def _name(find: Callable[[int], Sequence[object]], number: int) -> str:
+    try:
+        return str(find(number)[0])
+    except KeyError:
+        return str(number)
 
 
 def _listed_name(entry: os.DirEntry[str]) -> str | None:
@@ -422,7 +475,7 @@ def _listed_name(entry: os.DirEntry[str]) -> str | None:
         return None
 
 
-def _take(entries: Iterator[ObjectMeta | str], count: int) -> Entries:
+def _take(entries: Iterator["ObjectMeta | _Folder"], count: int) -> Entries:
     return list(itertools.islice(entries, count))
 
 

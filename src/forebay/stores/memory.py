@@ -7,17 +7,28 @@ once, as a network would, so that code which forgets that an await lets others i
 import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 import xxhash
 
 from forebay.clock import Clock, SystemClock
+from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Corrupt, Invalid, NotFound, StaleVersion
-from forebay.stores.base import Capabilities, ListPage
+from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.urls import folder_prefix, refuse_options
 from forebay.types import Buffer, ByteRange, ObjectMeta
 
 PAGE_KEYS = 1_000  # entries in one answer of a listing, as on S3
+
+
+def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Settings) -> Opened:
+    """`mem://name/prefix`; see `forebay.stores.registry`."""
+    refuse_options(scheme, options)
+    name, _, prefix = rest.partition("/")
+    if not name or "@" in name:
+        raise Invalid("a store in memory needs a plain name; write mem://name")
+    return Opened(MemoryStore(name), folder_prefix(prefix))
 
 
 class _Object(NamedTuple):

@@ -18,13 +18,15 @@ from urllib.parse import quote
 
 import obstore.store
 
+from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, Unavailable, Unsupported
-from forebay.stores import s3_errors, s3_listing
-from forebay.stores.base import Capabilities, ListPage
+from forebay.stores import s3_errors, s3_listing, s3_options
+from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.s3_http import BACKOFF_MAX_S, CONNECT_WITHIN_S, RETRIES_MAX, Request, S3Http
 from forebay.stores.s3_listing import header_time_ns, nanoseconds, version_of
 from forebay.stores.s3_options import S3Options
 from forebay.stores.s3_upload import Upload
+from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import GIB
 
@@ -35,6 +37,7 @@ _DRAIN_S = 5.0
 
 # What obstore refuses (empty or dotted segments, control characters) or silently changes (slashes at the ends).
 _ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # wider than Amazon's rule: other servers take more
 _UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
 
 Result = TypeVar("Result")
@@ -49,6 +52,18 @@ class _Found(Protocol):
     async def bytes_async(self) -> Buffer: ...
 
     def stream(self, min_chunk_size: int) -> AsyncIterator[Buffer]: ...
+
+
+def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Settings) -> Opened:
+    """`s3://bucket/prefix`; see `forebay.stores.registry`."""
+    bucket, _, prefix = rest.partition("/")
+    refuse_credentials(bucket, instead="--option s3a.accessKeyId=... --option s3a.secretKey=...")
+    if not bucket:
+        raise Invalid("the URL names no bucket; write s3://bucket or s3://bucket/prefix")
+    if _BUCKET.fullmatch(bucket) is None:
+        raise Invalid(f"{bucket!r} is not a bucket name; write {scheme}://bucket/prefix, and the server as s3.endpoint")
+    store = S3Store(bucket, s3_options.parse(options), deadline_s=settings.store_deadline_s)
+    return Opened(store, folder_prefix(prefix))
 
 
 class S3Store:

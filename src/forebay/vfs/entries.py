@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from forebay.stores.base import Store
+from forebay.types import FolderMeta, ObjectMeta, Posix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class FileEntry(NamedTuple):
     size: int
     mtime_ns: int
     version: str
+    posix: Posix | None = None  # None: the mount's own owner and modes
 
 
 def object_url(entry: FileEntry) -> str:
@@ -58,9 +60,20 @@ class FolderEntry(NamedTuple):
     path: str
     mount: Mount | None  # the mount that shows this folder's content; None for a purely virtual folder
     mtime_ns: int
+    posix: Posix | None = None
 
 
 Entry = FileEntry | FolderEntry
+
+
+def file_entry(path: str, mount: Mount, meta: ObjectMeta) -> FileEntry:
+    """An object as the file it shows as."""
+    return FileEntry(path, mount, *meta)
+
+
+def folder_entry(path: str, mount: Mount, meta: FolderMeta | None = None) -> FolderEntry:
+    """A folder of a store; one that is a common prefix only has the time of its mount."""
+    return FolderEntry(path, mount, mount.mounted_ns) if meta is None else FolderEntry(path, mount, *meta)
 
 
 class Found(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from forebay.errors import FsError
 from forebay.paths import NAME_BYTES_MAX, is_within
 from forebay.stores.base import ListPage
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, folder_entry
 
 
 def name_of(key: str, prefix: str) -> str | None:
@@ -74,16 +74,16 @@ class Listing:
         mount = self.mount
         assert mount is not None
         found: list[tuple[str, Entry]] = []
-        for key, size, mtime_ns, version in page.objects:
-            name = name_of(key, prefix)
-            if name is None or (name and key.endswith("/")):
+        for meta in page.objects:
+            name = name_of(meta.key, prefix)
+            if name is None or (name and meta.key.endswith("/")):
                 self.hidden += 1
             elif name:
-                found.append((name, FileEntry(base + name, mount, key, size, mtime_ns, version)))
+                found.append((name, FileEntry(base + name, mount, *meta)))
         for folder in page.folders:
             name = name_of(folder, prefix)
             if name:
-                found.append((name, FolderEntry(base + name, mount, mount.mounted_ns)))
+                found.append((name, folder_entry(base + name, mount, page.folder_metas.get(folder))))
             else:
                 self.hidden += 1
         found.sort(key=_first)

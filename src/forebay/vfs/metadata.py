@@ -12,14 +12,15 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import FsError, NotFound, TimedOut, Unavailable
 from forebay.paths import is_within, join
-from forebay.stores.base import ListPage
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount
+from forebay.stores.base import FolderStore, ListPage
+from forebay.types import ObjectMeta
+from forebay.vfs.entries import Entry, FileEntry, Found, Mount, file_entry, folder_entry
 from forebay.vfs.folders import Folder, FolderCache, Known, Listing, Moment
 from forebay.vfs.walked import Walked
 
@@ -93,6 +94,13 @@ class Metadata:
 
     async def _ask(self, folder: Folder, key_prefix: str, name: str) -> Found:
         began = self._moment()
+        find = self._stat if folder.mount.store.capabilities.folders else self._head_and_list
+        entry = await find(folder, key_prefix, name)
+        folder.learn(name, Known(entry, began))
+        self.folders.trim()
+        return Found(entry, max(0.0, folder.mount.ttl_s - (self._clock.monotonic() - began.at)))
+
+    async def _head_and_list(self, folder: Folder, key_prefix: str, name: str) -> Entry | None:
         answers = await asyncio.gather(
             self._head(folder, key_prefix, name),
             self._has_keys(folder.mount, f"{key_prefix}{name}/"),
@@ -103,11 +111,19 @@ class Metadata:
             raise file
         if isinstance(is_folder, BaseException):
             raise is_folder
+        return folder_entry(join(folder.path, name), folder.mount) if is_folder else file
+
+    async def _stat(self, folder: Folder, key_prefix: str, name: str) -> Entry | None:
+        self.store_requests += 1
+        store = cast(FolderStore, folder.mount.store)
+        try:
+            meta = await self.answer(folder.mount, store.stat(key_prefix + name))
+        except NotFound:
+            return None
         path = join(folder.path, name)
-        entry: Entry | None = FolderEntry(path, folder.mount, folder.mount.mounted_ns) if is_folder else file
-        folder.learn(name, Known(entry, began))
-        self.folders.trim()
-        return Found(entry, max(0.0, folder.mount.ttl_s - (self._clock.monotonic() - began.at)))
+        if isinstance(meta, ObjectMeta):
+            return file_entry(path, folder.mount, meta)
+        return folder_entry(path, folder.mount, meta)
 
     async def _head(self, folder: Folder, key_prefix: str, name: str) -> FileEntry | None:
         self.store_requests += 1
@@ -116,7 +132,7 @@ class Metadata:
             meta = await self.answer(folder.mount, folder.mount.store.head(key))
         except NotFound:
             return None
-        return FileEntry(join(folder.path, name), folder.mount, key, meta.size, meta.mtime_ns, meta.version)
+        return file_entry(join(folder.path, name), folder.mount, meta)
 
     async def _has_keys(self, mount: Mount, prefix: str) -> bool:
         async with contextlib.aclosing(self.pages(mount, prefix)) as pages:
@@ -198,10 +214,10 @@ class Metadata:
         async with contextlib.aclosing(self.pages(mount, key_prefix, recursive=True)) as pages:
             async for page in pages:
                 hidden = walked.hidden
-                found = [walked.add(meta, page_began) for meta in page.objects]
+                found = walked.add_page(page, page_began)
                 if on_hidden is not None and walked.hidden > hidden:
                     on_hidden(walked.hidden - hidden)
-                yield [file for file in found if file is not None]
+                yield found
                 page_began = self._moment()
         walked.finish(began)
 

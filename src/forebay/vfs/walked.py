@@ -7,8 +7,9 @@ nothing more is learnt: a folder that comes back later would have lost its first
 from collections.abc import Callable
 
 from forebay.paths import join
-from forebay.types import ObjectMeta
-from forebay.vfs.entries import FileEntry, FolderEntry, Mount
+from forebay.stores.base import ListPage
+from forebay.types import FolderMeta, ObjectMeta
+from forebay.vfs.entries import FileEntry, Mount, file_entry, folder_entry
 from forebay.vfs.folders import Listing, Moment, name_of
 
 
@@ -36,11 +37,18 @@ class Walked:
         self._learn = learn
         self._stack: list[_Open] = []
         self._last_key = b""
+        self._folder_metas: dict[str, FolderMeta] = {}  # of folders not yet reached
         self._is_ordered = True
         self.hidden = 0  # keys that no file name can show, markers of folders aside
 
-    def add(self, meta: ObjectMeta, began: Moment) -> FileEntry | None:
-        """Take the next object, of a page whose request began then; the file it shows as, if there is one."""
+    def add_page(self, page: ListPage, began: Moment) -> list[FileEntry]:
+        """Take the next page, whose request began then; the files it shows."""
+        self._folder_metas.update(page.folder_metas)
+        found = [self._add(meta, began) for meta in page.objects]
+        return [file for file in found if file is not None]
+
+    def _add(self, meta: ObjectMeta, began: Moment) -> FileEntry | None:
+        """Take the next object; the file it shows as, if there is one."""
         raw = meta.key.encode("utf-8", "surrogateescape")
         self._is_ordered &= raw > self._last_key
         self._last_key = raw
@@ -56,7 +64,7 @@ class Walked:
             listing.hidden += 1
             self.hidden += 1
             return None
-        entry = FileEntry(join(listing.path, name), self._mount, meta.key, meta.size, meta.mtime_ns, meta.version)
+        entry = file_entry(join(listing.path, name), self._mount, meta)
         if len(listing) <= self._entries_max:
             listing.add(name, entry)
         return entry
@@ -72,10 +80,11 @@ class Walked:
             depth += 1
         while len(self._stack) > depth + 1:
             self._close()
-        for name in folders[depth:]:
-            self._stack.append(_Open(name, self._make(name), began))
+        for reached, name in enumerate(folders[depth:], depth + 1):
+            key = self._prefix + "/".join([*folders[:reached], ""])
+            self._stack.append(_Open(name, self._make(name, key), began))
 
-    def _make(self, name: str) -> Listing | None:
+    def _make(self, name: str, key: str) -> Listing | None:
         above = self._stack[-1].listing
         if above is None:
             return None
@@ -84,7 +93,7 @@ class Walked:
             return None
         path = join(above.path, name)
         if len(above) <= self._entries_max:
-            above.add(name, FolderEntry(path, self._mount, self._mount.mounted_ns))
+            above.add(name, folder_entry(path, self._mount, self._folder_metas.pop(key, None)))
         return Listing(path, self._mount)
 
     def _close(self) -> None:

@@ -11,7 +11,7 @@ from forebay import paths
 from forebay.errors import AlreadyExists, Busy, Invalid, IsADirectory, NotADirectory, NotEmpty, NotFound, ReadOnly
 from forebay.types import Buffer, ObjectMeta
 from forebay.units import MIB
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry, folder_entry
 from forebay.vfs.metadata import Metadata
 from forebay.vfs.tree import Tree
 
@@ -52,7 +52,7 @@ class Writer:
         mount, key = self._writable(path)
         await self._check_target(path, overwrite=overwrite)
         meta = await _put(mount, key, chunks, if_absent=not overwrite)
-        entry = FileEntry(path, mount, key, meta.size, meta.mtime_ns, meta.version)
+        entry = file_entry(path, mount, meta)
         self._learn(mount, path, entry)
         return entry
 
@@ -163,7 +163,7 @@ class Writer:
             if entry is None:
                 self._host.metadata.doubt(folder, name)
             else:
-                self._host.metadata.learn(mount, folder, name, FolderEntry(path, mount, mount.mounted_ns))
+                self._host.metadata.learn(mount, folder, name, folder_entry(path, mount))
 
 
 async def _put(mount: Mount, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:

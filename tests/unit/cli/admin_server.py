@@ -49,6 +49,7 @@ class AdminServer:
         """EntryInfo of the contract."""
         name = path.rpartition("/")[2]
         common = {"path": path, "name": name, "mtime_ns": MTIME_NS, "pinned": False, "url": None}
+        common |= {"mode": None, "owner": None, "group": None}
         if path in self.files:
             size, cached = len(self.files[path]), self.cached.get(path, 0)
             return common | {"kind": "file", "size": size, "version": "v1", "cached_bytes": cached}

@@ -11,8 +11,8 @@ from forebay.config.settings import Settings
 from forebay.daemon.listing import list_below, list_folder, usage
 from forebay.daemon.wire import Fields, mount_info, to_bytes
 from forebay.errors import Invalid, NotFound
+from forebay.stores.base import Opened
 from forebay.stores.memory import MemoryStore
-from forebay.stores.registry import Opened
 from forebay.vfs.control import ControlDb
 from forebay.vfs.entries import MountOptions
 from forebay.vfs.filesystem import FileSystem

@@ -62,6 +62,7 @@ class NodeTable:
         if node is None or not _is_same(node.entry, entry):
             self._last_ino += 1
             node = names[name] = self._nodes[self._last_ino] = Node(self._last_ino, entry)
+        node.entry = entry  # a folder's time and modes may be others by now
         node.lookups += 1
         return node
 

@@ -3,6 +3,7 @@
 A request that is shorter than its opcode needs raises ValueError or struct.error; nothing is ever read past its end.
 """
 
+import stat
 from functools import partial
 from typing import NamedTuple
 
@@ -145,10 +146,13 @@ def pack_attr(ino: int, entry: Entry, owner: Owner) -> bytes:
         size, mode, links = entry.size, FILE_MODE, 1
     else:
         size, mode, links = 0, FOLDER_MODE, 1  # as btrfs: nothing is said of subfolders, find(1) looks itself
+    uid, gid = owner
+    if entry.posix is not None:
+        mode, uid, gid = stat.S_IFMT(mode) | entry.posix.mode, entry.posix.uid, entry.posix.gid
     blocks = -(-size // SECTOR_BYTES)
     return abi.ATTR.pack(
         ino, size, blocks, seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds,
-        mode, links, owner.uid, owner.gid, 0, BLOCK_BYTES, 0,
+        mode, links, uid, gid, 0, BLOCK_BYTES, 0,
     )  # fmt: skip
 
 
