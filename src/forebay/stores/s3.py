@@ -9,49 +9,34 @@ included.  *Invariants*: bytes are returned only if the answer's ETag, range and
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
-from datetime import timedelta
-from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 from urllib.parse import quote
 
 import obstore.store
 
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, Unavailable, Unsupported
+from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, Unsupported
 from forebay.stores import s3_errors, s3_listing, s3_options
 from forebay.stores.base import Capabilities, ListPage, Opened
-from forebay.stores.s3_http import BACKOFF_MAX_S, CONNECT_WITHIN_S, RETRIES_MAX, Request, S3Http
+from forebay.stores.http_calls import Request
+from forebay.stores.obstore_reads import Meta, ObstoreReads, check_span, client_options, counted, retry_config
+from forebay.stores.s3_http import S3Http
 from forebay.stores.s3_listing import header_time_ns, nanoseconds, version_of
 from forebay.stores.s3_options import S3Options
 from forebay.stores.s3_upload import Upload
 from forebay.stores.urls import folder_prefix, refuse_credentials
+from forebay.stores.wire_errors import from_obstore
 from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import GIB
 
 COPY_BYTES_MAX = 5 * GIB  # of one CopyObject
 WHOLE_BYTES_MAX = 5 * GIB  # `get` without a range; nobody asks for more in one buffer
-_QUIET_S = 0.05  # obstore's threads need a moment before the interpreter may exit, else 1 in 5 exits aborts
-_DRAIN_S = 5.0
 
 # What obstore refuses (empty or dotted segments, control characters) or silently changes (slashes at the ends).
 _ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # wider than Amazon's rule: other servers take more
 _UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
-
-Result = TypeVar("Result")
-
-
-class _Found(Protocol):
-    """An answer of obstore whose bytes are still to come (its own type exists for type checkers only)."""
-
-    meta: dict[str, Any]
-    range: tuple[int, int]
-
-    async def bytes_async(self) -> Buffer: ...
-
-    def stream(self, min_chunk_size: int) -> AsyncIterator[Buffer]: ...
 
 
 def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Settings) -> Opened:
@@ -79,9 +64,7 @@ class S3Store:
         self._client: obstore.store.S3Store | None = None
         self._client_region = ""
         self._connecting = asyncio.Lock()
-        self._calls = 0  # of obstore, under way
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._reads = ObstoreReads(self)
 
     def __repr__(self) -> str:
         return f"<S3Store {self.location}>"
@@ -92,7 +75,7 @@ class S3Store:
         """See `Store.probe`."""
         query = (("list-type", "2"), ("max-keys", "1"), ("prefix", prefix), ("encoding-type", "url"))
         try:
-            answer = await self._http.call(Request("GET", query=query))
+            answer = await self._http.calls.call(Request("GET", query=query))
         except FsError as error:
             raise type(error)(error.message) from None  # the path in it would be a key, of no use here
         try:
@@ -103,83 +86,42 @@ class S3Store:
     async def head(self, key: str) -> ObjectMeta:
         """See `Store.head`."""
         if _ODD.search(key):
-            answer = await self._http.call(Request("HEAD", key))
+            answer = await self._http.calls.call(Request("HEAD", key))
             return _meta(key, answer.headers)
-        found = cast(Mapping[str, Any], await self._obstore(key, lambda client: client.head_async(key)))
-        return ObjectMeta(key, found["size"], nanoseconds(found["last_modified"]), _version_of(found))
+        found = await self._reads.head(key)
+        return ObjectMeta(key, found["size"], nanoseconds(found["last_modified"]), self.version_of(found))
 
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
-        if span is not None:
-            _check_span(key, span)
         if _ODD.search(key):
             return await self._get_odd(key, span, version)
-        options: dict[str, Any] = {}
-        if span is not None:
-            options["range"] = span
-        if version is not None and not _UNTAGGED.fullmatch(version):
-            options["if_match"] = f'"{version}"'
-
-        found, data = await self._obstore(key, partial(_read_whole, key, options))
-        size = self._check(key, found, span, version)
-        if len(data) != size:
-            raise Corrupt(f"{self.location}: {key!r}: {size} bytes were announced, {len(data)} came", path=key)
-        return data
+        return await self._reads.get(key, span, version)
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
-        _check_span(key, span)
-        chunks = self._stream_odd if _ODD.search(key) else self._stream_plain
-        came = 0
-        async for chunk in chunks(key, span, version, chunk_bytes):
-            came += len(chunk)
-            if came > span.size:
-                raise Corrupt(f"{self.location}: {key!r}: more bytes came than were asked for", path=key)
+        stream = self._stream_odd if _ODD.search(key) else self._reads.stream
+        async for chunk in counted(stream(key, span, version, chunk_bytes), self.location, key, span):
             yield chunk
-        if came < span.size:
-            raise Unavailable(f"{self.location}: {key!r}: the answer ended after {came} of {span.size} bytes", path=key)
-
-    async def _stream_plain(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
-        options: dict[str, Any] = {"range": span}
-        if not _UNTAGGED.fullmatch(version):
-            options["if_match"] = f'"{version}"'
-        found = await self._obstore(key, lambda client: _open(client, key, options))
-        self._check(key, found, span, version)
-        chunks = found.stream(min_chunk_size=chunk_bytes)
-
-        async def more(_client: obstore.store.S3Store) -> Buffer | None:
-            return await anext(chunks, None)
-
-        while (chunk := await self._obstore(key, more)) is not None:
-            yield chunk
-
-    def _check(self, key: str, found: _Found, span: ByteRange | None, version: str | None) -> int:
-        """Compare an answer of obstore with the question; how many bytes it announced."""
-        meta, (start, stop) = found.meta, found.range
-        if version is not None and _version_of(meta) != version:
-            raise StaleVersion(f"{self.location}: {key!r}: has another version by now", path=key)
-        first, end = (0, meta["size"]) if span is None else span
-        if start != first or stop != end:
-            message = f"{self.location}: {key!r}: asked for bytes {first} to {end}, got {start} to {stop}"
-            raise Corrupt(message, path=key)
-        return end - first
 
     # ------------------------------------------------------------------ keys that obstore does not take
 
     async def _get_odd(self, key: str, span: ByteRange | None, version: str | None) -> Buffer:
+        if span is not None:
+            check_span(key, span)
         size_max = WHOLE_BYTES_MAX if span is None else span.size
         request = Request("GET", key, headers=_conditions(span, version))
-        answer = await self._http.call(request, expect=(200,) if span is None else (200, 206), size_max=size_max)
+        answer = await self._http.calls.call(request, expect=(200,) if span is None else (200, 206), size_max=size_max)
         expected = self._expected(key, answer.headers, span, version)
         if len(answer.body) != expected:
             raise Corrupt(f"{self.location}: {key!r}: {expected} bytes were announced, others came", path=key)
         return answer.body
 
     async def _stream_odd(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
+        check_span(key, span)
         request = Request("GET", key, headers=_conditions(span, version))
-        async with self._http.open(request, expect=(200, 206)) as response:
+        async with self._http.calls.open(request, expect=(200, 206)) as response:
             self._expected(key, response.headers, span, version)
-            while chunk := await self._http.next_chunk(response, chunk_bytes):
+            while chunk := await self._http.calls.next_chunk(response, chunk_bytes):
                 yield chunk
 
     def _expected(self, key: str, headers: Mapping[str, str], span: ByteRange | None, version: str | None) -> int:
@@ -206,7 +148,7 @@ class S3Store:
         token = None
         while True:
             more = ("continuation-token", token) if token else ("start-after", start_after)
-            answer = await self._http.call(Request("GET", query=(*query, more) if more[1] else tuple(query)))
+            answer = await self._http.calls.call(Request("GET", query=(*query, more) if more[1] else tuple(query)))
             parsed = s3_listing.parse(answer.body, self.location, prefix)
             if parsed.token is not None and parsed.token == token:
                 raise Corrupt(f"{self.location}: the listing of {prefix!r} does not advance")
@@ -236,7 +178,7 @@ class S3Store:
         # A conditional write whose answer was lost would meet itself when repeated.
         request = Request("PUT", key, headers=tuple(headers), body=data, repeat=not headers)
         try:
-            answer = await self._http.call(request)
+            answer = await self._http.calls.call(request)
         except StaleVersion:
             if if_absent:
                 raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
@@ -249,7 +191,7 @@ class S3Store:
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
-        await self._http.call(Request("DELETE", key), expect=(200, 204, 404))
+        await self._http.calls.call(Request("DELETE", key), expect=(200, 204, 404))
 
     async def copy(self, source: str, target: str) -> ObjectMeta:
         """See `Store.copy`."""
@@ -260,7 +202,7 @@ class S3Store:
         headers = [("x-amz-copy-source", place)]
         if not _UNTAGGED.fullmatch(meta.version):
             headers.append(("x-amz-copy-source-if-match", f'"{meta.version}"'))
-        answer = await self._http.call(Request("PUT", target, headers=tuple(headers)))
+        answer = await self._http.calls.call(Request("PUT", target, headers=tuple(headers)))
         said = s3_errors.read_answer(500, answer.body)
         if said.code:  # as with uploads, a failure may come as a 200
             raise s3_errors.refused(said, self.location, target)
@@ -274,110 +216,61 @@ class S3Store:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        with suppress(TimeoutError):  # what still runs then is cancelled with the loop
-            async with asyncio.timeout(_DRAIN_S):
-                await self._idle.wait()
+        await self._reads.drain()
         had_client, self._client = self._client is not None, None
-        await self._http.close()
+        await self._http.calls.close()
         if had_client:
-            await asyncio.sleep(_QUIET_S)
+            await self._reads.rest()
 
     # ------------------------------------------------------------------ obstore
 
-    async def _obstore(self, key: str, ask: Callable[[obstore.store.S3Store], Awaitable[Result]]) -> Result:
-        """Ask obstore; once more if the bucket turns out to be in another region.
-
-        Its own limits end each call within the deadline, save a body that never pauses and never ends: who asks for
-        bytes limits that.
-        """
-        for again in (True, False):
-            self._calls += 1
-            self._idle.clear()
-            try:
-                return await ask(self._current_client() or await self._connect())
-            except s3_errors.OBSTORE_ERRORS as error:
-                failed = s3_errors.from_obstore(error, self.location, self._http.endpoint, key)
-                if not (again and s3_errors.names_region(error) and await self._move()):
-                    raise failed from None
-            finally:
-                self._calls -= 1
-                if self._calls == 0:
-                    self._idle.set()
-        raise AssertionError("unreachable: the second try returns or raises")
-
-    async def _move(self) -> bool:
-        return self._http.adopt_region(await self._http.find_region())
-
-    def _current_client(self) -> obstore.store.S3Store | None:
+    def ready(self) -> obstore.store.S3Store | None:
+        """See `Service.ready`."""
         return self._client if self._client_region == self._http.region else None
 
-    async def _connect(self) -> obstore.store.S3Store:
-        async with asyncio.timeout(self._http.deadline_s), self._connecting:
+    async def connect(self) -> obstore.store.S3Store:
+        """See `Service.connect`."""
+        async with asyncio.timeout(self._http.calls.deadline_s), self._connecting:
             await self._http.prepare()
             # One is enough: it reads all of the system's certificates.
-            return self._current_client() or await self._make_client()
+            return self.ready() or await self._make_client()
+
+    def version_of(self, meta: Meta) -> str:
+        """See `Service.version_of`."""
+        etag = meta["e_tag"]
+        return version_of(etag, meta["size"], 0 if etag else nanoseconds(meta["last_modified"]))
+
+    def conditions(self, version: str) -> dict[str, Any]:
+        """See `Service.conditions`."""
+        return {} if _UNTAGGED.fullmatch(version) else {"if_match": f'"{version}"'}
+
+    def translate(self, error: Exception, key: str) -> FsError:
+        """See `Service.translate`."""
+        return from_obstore(error, self._http.names, key, lambda said: s3_errors.refused(said, self.location, key))
+
+    async def mend(self, error: Exception) -> bool:
+        """See `Service.mend`: the bucket may turn out to be in another region."""
+        return s3_errors.names_region(error) and self._http.adopt_region(await self._http.find_region())
 
     async def _make_client(self) -> obstore.store.S3Store:
-        options, seconds = self._options, self._http.deadline_s
-        client_options: dict[str, Any] = {
-            "allow_http": self._http.endpoint.startswith("http://"),
-            "allow_invalid_certificates": not options.verify,
-            "connect_timeout": timedelta(seconds=min(CONNECT_WITHIN_S, seconds)),
-            "read_timeout": timedelta(seconds=self._http.silence_s),
-            "timeout": timedelta(days=1),  # of a whole answer; a reader may take its time
-            "pool_idle_timeout": timedelta(seconds=20),
-        }
-        if options.ca_file is not None:
-            client_options["root_certificate"] = await asyncio.to_thread(self._read_ca)
+        options, http = self._options, self._http
         config: dict[str, Any] = {
-            "endpoint": self._http.endpoint if self._http.path_style else self._http.base_url,
-            "region": self._http.region,
-            "virtual_hosted_style_request": not self._http.path_style,
+            "endpoint": http.endpoint if http.path_style else http.base_url,
+            "region": http.region,
+            "virtual_hosted_style_request": not http.path_style,
             "skip_signature": options.anonymous,
             "request_payer": options.requester_pays,
         }
         config["aws_endpoint_url_s3"] = config["endpoint"]  # else an environment variable would win
         self._client = obstore.store.S3Store(
-            self._http.bucket,
+            http.bucket,
             config=config,  # type: ignore[arg-type]  # a TypedDict, made piece by piece
-            client_options=client_options,  # type: ignore[arg-type]
-            retry_config={
-                "max_retries": RETRIES_MAX,
-                "retry_timeout": timedelta(seconds=seconds * 2 / 3),
-                # The last pause must end within the deadline: else its end hides what the store said.
-                "backoff": {"max_backoff": timedelta(seconds=min(BACKOFF_MAX_S, seconds / 6))},
-            },
-            credential_provider=None if options.anonymous else self._http.credentials.for_obstore,  # type: ignore[arg-type]
+            client_options=await client_options(http.names, http.tls, http.calls),  # type: ignore[arg-type]
+            retry_config=retry_config(http.calls.deadline_s),
+            credential_provider=None if options.anonymous else http.credentials.for_obstore,  # type: ignore[arg-type]
         )
-        self._client_region = self._http.region
+        self._client_region = http.region
         return self._client
-
-    def _read_ca(self) -> bytes:
-        path = self._options.ca_file
-        try:
-            return b"" if path is None else path.read_bytes()
-        except OSError as error:
-            message = f"{self.location}: s3.tls.caFile {path} cannot be read: {error.strerror}"
-            raise Invalid(message) from error
-
-
-async def _read_whole(key: str, options: dict[str, Any], client: obstore.store.S3Store) -> tuple[_Found, Buffer]:
-    found = await _open(client, key, options)
-    return found, await found.bytes_async()
-
-
-def _version_of(meta: Mapping[str, Any]) -> str:
-    etag = meta["e_tag"]
-    return version_of(etag, meta["size"], 0 if etag else nanoseconds(meta["last_modified"]))
-
-
-async def _open(client: obstore.store.S3Store, key: str, options: dict[str, Any]) -> _Found:
-    return cast(_Found, await client.get_async(key, options=options))  # type: ignore[arg-type]  # a TypedDict
-
-
-def _check_span(key: str, span: ByteRange) -> None:
-    if span.start < 0 or span.stop <= span.start:
-        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
 
 
 def _conditions(span: ByteRange | None, version: str | None) -> tuple[tuple[str, str], ...]:

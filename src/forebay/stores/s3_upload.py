@@ -14,7 +14,8 @@ import structlog
 
 from forebay.errors import FsError, Invalid
 from forebay.stores import s3_errors
-from forebay.stores.s3_http import Request, Response, S3Http
+from forebay.stores.http_calls import Request, Response
+from forebay.stores.s3_http import S3Http
 from forebay.types import Buffer
 from forebay.units import MIB
 
@@ -38,7 +39,7 @@ class Upload:
 
     async def run(self, chunks: AsyncIterator[Buffer]) -> str:
         """Upload everything; the new object's ETag.  Raises what `chunks` or the store raises."""
-        started = await self._http.call(Request("POST", self._key, (("uploads", ""),)))
+        started = await self._http.calls.call(Request("POST", self._key, (("uploads", ""),)))
         self._id = _text(started, "UploadId")
         if not self._id:
             raise Invalid(f"{self._http.location}: the store does not do multipart uploads", path=self._key)
@@ -70,7 +71,7 @@ class Upload:
 
     async def _send(self, number: int, part: Buffer) -> None:
         query = (("partNumber", str(number)), ("uploadId", self._id))
-        answer = await self._http.call(Request("PUT", self._key, query, body=part))
+        answer = await self._http.calls.call(Request("PUT", self._key, query, body=part))
         self._etags[number] = answer.headers.get("ETag", "")
 
     async def _complete(self) -> str:
@@ -79,7 +80,7 @@ class Upload:
             for number, etag in sorted(self._etags.items())
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
-        answer = await self._http.call(Request("POST", self._key, (("uploadId", self._id),), body=body))
+        answer = await self._http.calls.call(Request("POST", self._key, (("uploadId", self._id),), body=body))
         etag = _text(answer, "ETag")
         if not etag:  # the status comes before the work is done, so a failure may come as a 200
             said = s3_errors.read_answer(500, answer.body)
@@ -91,7 +92,7 @@ class Upload:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
         try:
-            await self._http.call(Request("DELETE", self._key, (("uploadId", self._id),)), expect=(200, 204, 404))
+            await self._http.calls.call(Request("DELETE", self._key, (("uploadId", self._id),)), expect=(200, 204, 404))
         except FsError as error:
             log.warning("s3.upload_not_aborted", location=self._http.location, key=self._key, reason=str(error))
 

@@ -1,0 +1,256 @@
+"""HTTP calls to a store's own API over aiohttp: for what obstore cannot do (pages, odd keys, precise errors).
+
+What differs from store to store is its `Dialect`: where a request goes, how it is signed, what a refusal means.
+
+*Callers*: adapters, on the loop.  *Locks*: none.  *Awaits*: the network, each call within the deadline, retries
+included.  *Invariants*: a URL goes out exactly as the dialect wrote it; a request that may not be repeated is sent
+once, unless the store says that it was not carried out.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import aiohttp
+import yarl
+
+from forebay.errors import FsError, Invalid, TimedOut
+from forebay.stores import wire_errors
+from forebay.stores.wire_errors import Names
+from forebay.types import Buffer
+from forebay.units import KIB, MIB
+
+RETRIES_MAX = 4
+BACKOFF_S, BACKOFF_MAX_S = 0.1, 5.0  # doubled each time, with full jitter
+CONNECT_WITHIN_S = 5.0
+SILENCE_MAX_S = 15.0  # without a byte; then the attempt is given up and repeated
+CONNECTIONS_MAX = 64
+IDLE_S = 20.0  # servers close connections that idle for longer
+_ANSWER_BYTES_MAX = 64 * MIB  # a page of a listing is below 2 MiB; more is no answer of a store
+_PIECE_BYTES = 256 * KIB
+
+Result = TypeVar("Result")
+
+
+class Response(NamedTuple):
+    """A success."""
+
+    headers: Mapping[str, str]
+    body: bytearray
+    status: int = 200
+
+
+@dataclass(slots=True)
+class Request:
+    """One call, without its signature."""
+
+    method: str
+    key: str | None = None  # None: the bucket itself
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Buffer = b""
+    repeat: bool = True  # may be sent again when its outcome is unknown
+
+
+class Tls(NamedTuple):
+    """How a server proves who it is."""
+
+    verify: bool = True
+    ca_file: Path | None = None  # more roots to trust, PEM
+
+
+class Refusal(Exception):
+    """An answer that was not expected."""
+
+    def __init__(self, error: FsError, status: int, *, is_passing: bool, at_once: bool = False) -> None:
+        super().__init__(error)
+        self.error = error
+        self.status = status
+        self.is_passing = is_passing  # the same request may succeed a little later
+        self.at_once = at_once  # the next try will be another one: signed for another region, with a new token
+        self.retry_after_s = 0.0
+
+    def may_repeat(self, request: Request) -> bool:
+        """Shall the request be sent again?  If the store asks to slow down, it was surely not carried out."""
+        return self.is_passing and (request.repeat or self.status in (429, 503))
+
+
+class Dialect(Protocol):
+    """What differs from store to store."""
+
+    @property
+    def names(self) -> Names:
+        """The place, for messages."""
+        ...
+
+    async def address(self, request: Request) -> tuple[str, dict[str, str]]:
+        """The URL, percent-encoded, and the headers, signed."""
+        ...
+
+    async def refusal(self, request: Request, response: aiohttp.ClientResponse, said: bytes) -> Refusal:
+        """What an answer means that was not expected; `said` is the beginning of its body."""
+        ...
+
+
+class HttpCalls:
+    """See the module."""
+
+    def __init__(self, dialect: Dialect, tls: Tls, *, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self._dialect = dialect
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def silence_s(self) -> float:
+        """How long an attempt waits without receiving a byte."""
+        return min(SILENCE_MAX_S, self.deadline_s / 3)
+
+    async def call(
+        self, request: Request, *, expect: tuple[int, ...] = (200,), size_max: int = _ANSWER_BYTES_MAX
+    ) -> Response:
+        """Send a request and read its whole answer; of one longer than `size_max`, a little more than that.
+
+        Raises:
+            FsError: the store refused, or could not be reached within the deadline.
+        """
+
+        async def once() -> Response:
+            async with self._send(request, expect) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > size_max:
+                        break
+                return Response(response.headers, body, response.status)
+
+        return await self._repeat(once, request)
+
+    @asynccontextmanager
+    async def open(self, request: Request, *, expect: tuple[int, ...]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; the answer's body is read by the caller with `next_chunk`."""
+
+        async def once() -> aiohttp.ClientResponse:
+            return await held.enter_async_context(self._send(request, expect))
+
+        async with AsyncExitStack() as held:
+            yield await self._repeat(once, request)
+
+    async def next_chunk(self, response: aiohttp.ClientResponse, size: int) -> bytes:
+        """The next bytes of an open answer, about `size` of them; none at its end.
+
+        Raises:
+            Unavailable, TimedOut: the answer broke off.
+        """
+        chunk = bytearray()
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                while len(chunk) < size and (more := await response.content.read(size - len(chunk))):
+                    chunk += more
+        except wire_errors.WIRE_ERRORS as error:
+            raise wire_errors.from_wire(error, self._dialect.names) from None
+        return bytes(chunk)
+
+    async def headers_of(self, url: str) -> Mapping[str, str]:
+        """The headers that an unsigned HEAD brings, whatever its status; none if nothing answers."""
+        try:
+            session = self._ensure_session()
+            async with session.head(yarl.URL(url, encoded=True), allow_redirects=False) as response:
+                return response.headers
+        except wire_errors.WIRE_ERRORS:
+            return {}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _repeat(self, once: Callable[[], Awaitable[Result]], request: Request) -> Result:
+        failed: FsError | None = None
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                for tried in range(RETRIES_MAX + 1):
+                    try:
+                        return await once()
+                    except FsError:
+                        raise
+                    except Refusal as refused:
+                        failed = refused.error
+                        if refused.at_once:
+                            continue
+                        may_repeat, pause_s = refused.may_repeat(request), refused.retry_after_s
+                    except wire_errors.WIRE_ERRORS as error:
+                        failed = wire_errors.from_wire(error, self._dialect.names, request.key)
+                        may_repeat, pause_s = request.repeat and not wire_errors.is_hopeless(error), 0.0
+                    if not may_repeat or tried == RETRIES_MAX or pause_s >= self.deadline_s:
+                        break
+                    await asyncio.sleep(max(pause_s, random.random() * min(BACKOFF_MAX_S, BACKOFF_S * 2**tried)))
+        except TimeoutError as error:
+            if isinstance(error, FsError):
+                raise
+        if failed is not None:  # what went wrong says more than that the time is over
+            raise failed
+        names = self._dialect.names
+        message = f"{names.location}: no answer from {names.host} within {self.deadline_s:g} s"
+        raise TimedOut(message, path=request.key)
+
+    @asynccontextmanager
+    async def _send(self, request: Request, expect: tuple[int, ...]) -> AsyncIterator[aiohttp.ClientResponse]:
+        url, headers = await self._dialect.address(request)
+        headers.setdefault("Accept-Encoding", "identity")  # bytes come as they are stored
+        body = None
+        if len(request.body):
+            headers["Content-Length"] = str(len(request.body))
+            body = _pieces(request.body)
+        async with self._ensure_session().request(
+            request.method, yarl.URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
+        ) as response:
+            if response.status not in expect:
+                said = await response.content.read(MIB)
+                refusal = await self._dialect.refusal(request, response, said)
+                after = response.headers.get("Retry-After", "")
+                refusal.retry_after_s = float(after) if after.isdecimal() else 0.0
+                raise refusal
+            yield response
+
+    def _ensure_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, ssl=_context(self._tls, self._dialect.names)
+            )
+            timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_WITHIN_S, sock_read=self.silence_s)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=timeout,
+                trust_env=True,  # proxies
+                auto_decompress=False,
+                skip_auto_headers=("Content-Type",),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+async def _pieces(body: Buffer) -> AsyncIterator[memoryview]:
+    view = memoryview(body)  # in pieces, so that a large body does not hold up the loop
+    for start in range(0, len(view), _PIECE_BYTES):
+        yield view[start : start + _PIECE_BYTES]
+
+
+def _context(tls: Tls, names: Names) -> ssl.SSLContext | bool:
+    if not tls.verify:
+        return False
+    if tls.ca_file is None:
+        return True
+    try:
+        context = ssl.create_default_context()
+        context.load_verify_locations(cafile=str(tls.ca_file))
+    except (OSError, ssl.SSLError) as error:
+        message = f"{names.location}: {names.ca_option} {tls.ca_file} cannot be used: {error.strerror}"
+        raise Invalid(message) from error
+    return context
