@@ -120,6 +120,10 @@ class Cache:
         for file in [file for file in self._live.values() if file.opens]:
             await file.settle(store)
 
+    def is_reading(self, store: Store) -> bool:
+        """Is anything fetched through that store now?"""
+        return any(file.is_reading(store) for file in self._live.values() if file.opens)
+
     async def _save_for_ever(self) -> None:
         while True:
             await asyncio.sleep(SAVE_EVERY_S)

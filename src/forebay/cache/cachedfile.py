@@ -477,6 +477,10 @@ class CachedFile:
         while self._tasks:
             await self._one_flown()
 
+    def is_reading(self, store: Store) -> bool:
+        """Is anything of it fetched through that store now?"""
+        return any(flight.store is store for flight in (self._tasks or {}).values())
+
     async def settle(self, store: Store | None = None) -> None:
         """Cancel flights (those through one store, or all) and wait for their end."""
         flights = {task: one for task, one in (self._tasks or {}).items() if store is None or one.store is store}

@@ -33,6 +33,29 @@ app = typer.Typer()
 
 Freshness = Literal["immutable", "ttl", "always"]
 Policy = Literal["keep", "lru"]
+StoreOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Store option KEY=VALUE, repeatable. As VALUE, env:NAME takes it from the environment and "
+        "file:PATH from a file: other users see neither in ps.",
+        metavar="KEY=VALUE",
+    ),
+]
+OptionFile = Annotated[str | None, typer.Option(help="File of KEY=VALUE lines; # begins a comment.", metavar="FILE")]
+SharedPrefix = Annotated[
+    bool,
+    typer.Option(
+        "--shared-prefix",
+        help="Show every object whose key begins with the URL's path, also within a name; names are what follows.",
+    ),
+]
+Update = Annotated[
+    bool,
+    typer.Option(
+        "--update",
+        help="Change a mount that is there, without unmounting: what is not given stays; KEY= removes an option.",
+    ),
+]
 
 
 # ---------------------------------------------------------------- folders and mounts
@@ -63,54 +86,53 @@ def rmdir(context: typer.Context, paths: PathsArgument) -> None:
         "forebay fs mount /training-data/imagenet s3://bucket/train --option s3.region=eu-central-1",
         "forebay fs mount /data s3://bucket --option s3a.accessKeyID=env:KEY_ID --option s3a.secretKey=file:~/key",
         "forebay fs mount /fixed s3://bucket/v1 --freshness immutable --readonly",
+        "forebay fs mount --update /data --option s3a.secretKey=file:~/new-key --ttl 5m",
     )
 )
 def mount(
     context: typer.Context,
     path: Annotated[str | None, typer.Argument(help="Where in the tree; missing folders are not made.")] = None,
     url: Annotated[str | None, typer.Argument(help="What to show there, such as s3://bucket/prefix.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Store option KEY=VALUE, repeatable. As VALUE, env:NAME takes it from the environment and "
-            "file:PATH from a file: other users see neither in ps.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
-    option_file: Annotated[
-        str | None, typer.Option(help="File of KEY=VALUE lines; # begins a comment.", metavar="FILE")
-    ] = None,
-    readonly: Annotated[bool, typer.Option("--readonly", help="Take no writes.")] = False,
+    option: StoreOptions = None,
+    option_file: OptionFile = None,
+    readonly: Annotated[bool | None, typer.Option("--readonly/--writable", help="Take no writes.")] = None,
     freshness: Annotated[
-        Freshness,
-        typer.Option(help="When to ask the store again: never, after the --ttl, or at each open.", show_default=True),
-    ] = "ttl",
+        Freshness | None,
+        typer.Option(help="When to ask the store again: never, after the --ttl (the default), or at each open."),
+    ] = None,
     ttl: Annotated[
         str | None, typer.Option(help="How long names and versions are believed.", metavar="DURATION")
     ] = None,
     policy: Annotated[
         Policy | None, typer.Option(help="What leaves a full cache: the idlest data set (keep), or lru.")
     ] = None,
+    shared_prefix: SharedPrefix = False,
+    update: Update = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a store at a path of the tree; without arguments, list the mounts."""
-    if path is None:
+    if path is None and not update:
         _put_mounts(connect(context).call("GET", "/v1/fs/mounts"), as_json=as_json)
         return
-    if url is None or "://" in path:
+    if update and (path is None or url is not None or shared_prefix):
+        raise Misuse("--update takes a mount's path and what to change: forebay fs mount --update /data --ttl 5m")
+    if path is None or "://" in path or (url is None and not update):
         raise Misuse("write the path, then the URL: forebay fs mount /data s3://bucket/prefix")
-    if ttl is not None and freshness != "ttl":
+    if ttl is not None and freshness not in (None, "ttl"):
         raise Misuse(f"--ttl means nothing with --freshness {freshness}")
     body = {
         "path": path,
-        "url": url,
         "options": parse_options(option or (), option_file, os.environ),
         "readonly": readonly,
         "freshness": freshness,
         "ttl_s": None if ttl is None else parse_duration(ttl),
         "policy": policy,
     }
-    info = connect(context).call("POST", "/v1/fs/mount", body)
+    if update:
+        info = connect(context).call("POST", "/v1/fs/update-mount", body)
+    else:
+        body |= {"url": url, "readonly": bool(readonly), "shared_prefix": shared_prefix}
+        info = connect(context).call("POST", "/v1/fs/mount", body)
     if as_json:
         put_json(info)
     else:

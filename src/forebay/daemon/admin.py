@@ -29,6 +29,7 @@ from forebay.daemon.wire import (
     entry_info,
     error_info,
     location_info,
+    mount_changes,
     mount_info,
     mount_options,
     to_bytes,
@@ -113,6 +114,7 @@ class Admin:
             ("POST", "fs/mkdir", lambda f: fs.mkdir(f.path(), parents=f.flag("parents"))),
             ("POST", "fs/rmdir", lambda f: fs.rmdir(f.path())),
             ("POST", "fs/mount", self._mount),
+            ("POST", "fs/update-mount", self._update_mount),
             ("POST", "fs/unmount", lambda f: fs.unmount(f.path())),
             ("GET", "fs/mounts", self._list_mounts),
             ("GET", "fs/stat", self._stat),
@@ -243,6 +245,12 @@ class Admin:
         options = mount_options(fields)
         self._redactor.learn(options.options)
         mount = await self._fs.mount(fields.path(), fields.text("url"), options)
+        return mount_info(mount, default_policy=self._settings.cache_policy)
+
+    async def _update_mount(self, fields: Fields) -> Json:
+        changes = mount_changes(fields)
+        self._redactor.learn(changes.options.items())
+        mount = await self._fs.update_mount(fields.path(), changes)
         return mount_info(mount, default_policy=self._settings.cache_policy)
 
     async def _list_mounts(self, _: Fields) -> list[Json]:

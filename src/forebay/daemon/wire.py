@@ -12,8 +12,9 @@ from urllib.parse import parse_qsl, urlsplit
 from forebay import paths
 from forebay.errors import FsError, Invalid
 from forebay.observe.redact import Redactor, hide_options
-from forebay.vfs.entries import Entry, FileEntry, Mount, MountOptions
+from forebay.vfs.entries import Entry, FileEntry, Mount, MountOptions, url_of
 from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.mounter import MountChanges
 
 Json = dict[str, object]
 
@@ -63,6 +64,10 @@ class Fields:
             raise Invalid(f"the request's {name!r} must be true or false")
         return value in (True, "1")
 
+    def has(self, name: str) -> bool:
+        """Does the request say anything of it?"""
+        return self._values.get(name) is not None
+
     def whole(self, name: str) -> int | None:
         """A whole number, or None if missing."""
         value = self._values.get(name)
@@ -96,6 +101,18 @@ def mount_options(fields: Fields) -> MountOptions:
         freshness=fields.choice("freshness") or "ttl",
         ttl_s=fields.seconds("ttl_s"),
         policy=fields.choice("policy"),
+        shared_prefix=fields.flag("shared_prefix"),
+    )
+
+
+def mount_changes(fields: Fields) -> MountChanges:
+    """What a request says is to change of a mount."""
+    return MountChanges(
+        options=fields.texts("options"),
+        readonly=fields.flag("readonly") if fields.has("readonly") else None,
+        freshness=fields.choice("freshness"),
+        ttl_s=fields.seconds("ttl_s"),
+        policy=fields.choice("policy"),
     )
 
 
@@ -109,6 +126,7 @@ def mount_info(mount: Mount, *, default_policy: str) -> Json:
         "freshness": settings.freshness,
         "ttl_s": mount.ttl_s if settings.freshness == "ttl" and isfinite(mount.ttl_s) else None,
         "policy": settings.policy or default_policy,
+        "shared_prefix": settings.shared_prefix,
         "options": hide_options(dict(settings.options)),
     }
 
@@ -134,9 +152,7 @@ def entry_info(fs: FileSystem, entry: Entry) -> Json:
 
 def _url(fs: FileSystem, entry: Entry, mount: Mount) -> str:
     """Where an entry lies in its store, in the words of the mount."""
-    key = entry.key if isinstance(entry, FileEntry) else fs.tree.folder_place(entry.path).key
-    rest = key[len(mount.prefix) :]
-    return f"{mount.url.rstrip('/')}/{rest}" if rest else mount.url
+    return url_of(mount, entry.key if isinstance(entry, FileEntry) else fs.tree.folder_place(entry.path).key)
 
 
 def location_info(fs: FileSystem, entry: FileEntry) -> Json:

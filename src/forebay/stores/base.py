@@ -22,6 +22,7 @@ class Capabilities:
     conditional_put: bool = False  # `put(if_version=..., if_absent=True)` is atomic
     undecodable_keys: bool = False  # keys may hold bytes that are not UTF-8, as surrogate escapes
     multipart: bool = True  # `put_stream` uploads parts of unknown total size
+    any_prefix: bool = False  # listings take a prefix that ends within a name
     folders: bool = False  # folders exist by themselves: the store has `stat`, and its listings say `folder_metas`
 
 
@@ -96,7 +97,7 @@ class Store(Protocol):
         entry and no error.  A caller that stops early costs no further requests.
 
         Args:
-            prefix: "" or ends in "/"; a listing of "a/" never walks "aa/".
+            prefix: "" or ends in "/" (save with `Capabilities.any_prefix`); a listing of "a/" never walks "aa/".
             recursive: every object below, no folders.
             start_after: only keys after this one.
         """

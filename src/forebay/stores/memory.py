@@ -41,7 +41,7 @@ class MemoryStore:
 
     def __init__(self, name: str, *, page_keys: int = PAGE_KEYS, clock: Clock | None = None) -> None:
         self.location = f"mem://{name}"
-        self.capabilities = Capabilities(conditional_put=True, undecodable_keys=True)
+        self.capabilities = Capabilities(conditional_put=True, undecodable_keys=True, any_prefix=True)
         self.requests: Counter[str] = Counter()  # by method; one for each page of a listing
         self.closed = False
         self._page_keys = page_keys

@@ -58,7 +58,7 @@ class S3Store:
         self.location = f"s3://{bucket}" + (f"@{options.endpoint}" if options.endpoint else "")
         amazon = options.endpoint is None
         conditional_put = amazon if options.conditional_put is None else options.conditional_put
-        self.capabilities = Capabilities(writable=True, conditional_get=True, conditional_put=conditional_put)
+        self.capabilities = Capabilities(conditional_put=conditional_put, any_prefix=True)
         self._options = options
         self._http = S3Http(bucket, options, self.location, deadline_s=deadline_s)
         self._client: obstore.store.S3Store | None = None

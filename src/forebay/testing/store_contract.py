@@ -230,6 +230,13 @@ class StoreContract:
         assert await keys_of(store, "p/", start_after="p/c/1", recursive=True) == ["p/c/2", "p/d"]
         assert await keys_of(store, "p/", start_after="p/d") == []
 
+    async def test_a_listing_may_begin_within_a_name(self, store: Store) -> None:
+        if not store.capabilities.any_prefix:
+            pytest.skip("a prefix is a folder there")
+        await put_many(lambda key: store.put(key, b"x"), ["p/tr-1", "p/tr-2/x", "p/tr-2/y", "p/va-1", "p/tr"])
+        assert await keys_of(store, "p/tr-") == ["p/tr-1", "p/tr-2/"]
+        assert await keys_of(store, "p/tr-", recursive=True) == ["p/tr-1", "p/tr-2/x", "p/tr-2/y"]
+
     async def test_a_listing_may_be_left_early(self, store: Store) -> None:
         await store.put("a", b"x")
         pages = store.list("")

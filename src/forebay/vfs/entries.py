@@ -20,6 +20,7 @@ class MountOptions:
     freshness: str = "ttl"  # "immutable", "ttl" or "always"
     ttl_s: float | None = None  # None: the setting `ttl_s`
     policy: str | None = None  # None: the setting `cache_policy`
+    shared_prefix: bool = False  # every key that begins with the URL's path, not only those in that folder
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Mount:
     path: str  # normal virtual path
     url: str  # as the user wrote it; without secrets
     store: Store
-    prefix: str  # "" or ends in "/"
+    prefix: str  # "" or ends in "/", unless it is a shared prefix
     settings: MountOptions
     mounted_ns: int = 0  # when it was mounted, nanoseconds since 1970: the time its folders show
     ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
@@ -50,8 +51,15 @@ class FileEntry(NamedTuple):
 
 def object_url(entry: FileEntry) -> str:
     """Where a file's bytes are, as its mount's URL begins."""
-    mount = entry.mount
-    return f"{mount.url.rstrip('/')}/{entry.key[len(mount.prefix) :]}"
+    return url_of(entry.mount, entry.key)
+
+
+def url_of(mount: Mount, key: str) -> str:
+    """Where a key is, as its mount's URL begins."""
+    rest = key[len(mount.prefix) :]
+    if not rest:
+        return mount.url
+    return mount.url + rest if mount.settings.shared_prefix else f"{mount.url.rstrip('/')}/{rest}"
 
 
 class FolderEntry(NamedTuple):

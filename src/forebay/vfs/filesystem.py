@@ -9,7 +9,6 @@ inline.  *Locks*: none.  *Invariants*: no path outside a mount's prefix is ever 
 are of its version, or an error.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
@@ -22,7 +21,7 @@ from forebay.cache.policy import Dataset
 from forebay.cache.throttle import background_share
 from forebay.clock import Clock
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, Busy, FsError, NotADirectory, NotFound, TimedOut
+from forebay.errors import AlreadyExists, FsError, NotADirectory, NotFound
 from forebay.stores.registry import open_store
 from forebay.types import Buffer
 from forebay.units import MIB
@@ -31,6 +30,7 @@ from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, Mou
 from forebay.vfs.folders import Listing, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.metadata import Metadata
+from forebay.vfs.mounter import MountChanges, Mounter
 from forebay.vfs.mounttable import top_folder
 from forebay.vfs.openfile import OpenFile
 from forebay.vfs.prefetch import Prefetcher
@@ -59,6 +59,7 @@ class FileSystem:
         )
         self.on_change: list[Callable[[str, bool], None]] = []
         self.writer = Writer(self)
+        self.mounter = Mounter(self)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.deadline_s = settings.store_deadline_s
 
@@ -74,6 +75,7 @@ class FileSystem:
         await self.prefetcher.close()
         await self.metadata.close()
         await self.cache.close()
+        await self.mounter.close()
         for mount in self.tree.mounts:
             with contextlib.suppress(FsError):
                 await mount.store.close()
@@ -335,7 +337,7 @@ class FileSystem:
                 return
             raise AlreadyExists("/ exists already", path=path)
         folder, name = paths.split(path)
-        entry = (await self.lookup(folder, name)).entry if await self._has_folder(folder, parents) else None
+        entry = (await self.lookup(folder, name)).entry if await self.has_folder(folder, parents) else None
         if isinstance(entry, FolderEntry) and parents:
             return
         if entry is not None:
@@ -348,7 +350,7 @@ class FileSystem:
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
         self.tell(path)
 
-    async def _has_folder(self, path: str, parents: bool) -> bool:
+    async def has_folder(self, path: str, parents: bool) -> bool:
         """Check the folder above a new name; make it if `parents`."""
         try:
             entry = await self.stat(path)
@@ -381,31 +383,11 @@ class FileSystem:
             AlreadyExists, NotEmpty, NotFound, NotADirectory: the path cannot take a mount.
             Denied, NotFound, Unavailable, ...: the store says so.
         """
-        mount = self.tree.make_mount(path, url, options)
-        try:
-            if not self.tree.is_virtual(path) and self.tree.mount_at(path) is None:
-                await self._check_mount_path(path)
-            self.tree.check_mount(path)
-            async with asyncio.timeout(self.deadline_s):
-                await mount.store.probe(mount.prefix)
-            self.tree.add_mount(mount)
-        except BaseException as error:
-            await mount.store.close()
-            if isinstance(error, TimeoutError) and not isinstance(error, FsError):
-                raise TimedOut(f"{url}: no answer within {self.deadline_s:g} s", path=path) from error
-            raise
-        self.metadata.forget(path)
-        self.cache.pins = self.tree.pins()
-        self.tell(path)
-        log.info("mount.added", path=path, url=url)
-        return mount
+        return await self.mounter.mount(path, url, options)
 
-    async def _check_mount_path(self, path: str) -> None:
-        folder, name = paths.split(path)
-        await self._has_folder(folder, False)
-        entry = (await self.lookup(folder, name)).entry
-        if isinstance(entry, FileEntry):
-            raise NotADirectory(f"{path} is a file; mount at a folder or at a new name", path=path)
+    async def update_mount(self, path: str, changes: MountChanges) -> Mount:
+        """Change how a store is mounted, without taking it away; see `forebay.vfs.mounter`."""
+        return await self.mounter.update(path, changes)
 
     async def unmount(self, path: str) -> None:
         """Take a mount away; what it cached stays, for the next mount of the same place.
@@ -414,19 +396,7 @@ class FileSystem:
             NotFound: no mount is there.
             Busy: files of it are open, or something is mounted inside it.
         """
-        mount = self.tree.mount_at(path)
-        count = mount.open_files if mount is not None else 0
-        if count:
-            raise Busy(f"{path} is busy: {count} of its files are open", path=path)
-        mount = self.tree.remove_mount(path)
-        self.metadata.forget(path)
-        self.cache.pins = self.tree.pins()
-        self.tell(path)
-        await self.prefetcher.forget(path)
-        await self.metadata.end(mount)
-        await self.cache.settle(mount.store)  # no call may follow a store's close
-        await mount.store.close()
-        log.info("mount.removed", path=path, url=mount.url)
+        await self.mounter.unmount(path)
 
     # ------------------------------------------------------------------ writing
 

@@ -65,6 +65,10 @@ class Tree:
         if options.policy not in (None, "keep", "lru"):
             raise Invalid(f"policy must be 'keep' or 'lru', not {options.policy!r}")
         store, prefix = self._open_store(url, dict(options.options), settings=self._settings)
+        if options.shared_prefix:
+            if not store.capabilities.any_prefix:
+                raise Invalid(f"{url}: folders there have names of their own, so --shared-prefix means nothing")
+            prefix = prefix if url.endswith("/") else prefix.removesuffix("/")
         ttl_s = options.ttl_s if options.ttl_s is not None else self._settings.ttl_s
         return Mount(
             path=path,
@@ -144,6 +148,11 @@ class Tree:
         self._control.add_mount(mount.path, mount.url, mount.settings)
         self._table.add_mount(mount)
         self._derive()
+
+    def update_mount(self, mount: Mount, changed: Mount) -> None:
+        """Keep and take over what has changed of a mount; its path and place in the store have not."""
+        self._control.add_mount(mount.path, mount.url, changed.settings)
+        mount.store, mount.settings, mount.ttl_s = changed.store, changed.settings, changed.ttl_s
 
     def remove_mount(self, path: str) -> Mount:
         """Take a mount away, and its credentials with it; raises as `MountTable.remove_mount`."""

@@ -96,9 +96,11 @@ class AdminServer:
                 return found or STATUS
             case "/v1/fs/mounts" | "/v1/fuse" | "/v1/fs/df":
                 return found or []
-            case "/v1/fs/mount":
+            case "/v1/fs/mount" | "/v1/fs/update-mount":
                 options = {key: "***" if "ecret" in key else value for key, value in body["options"].items()}
-                return body | {"options": options, "ttl_s": body["ttl_s"] or 60.0, "policy": body["policy"] or "keep"}
+                defaults = {"ttl_s": 60.0, "policy": "keep", "freshness": "ttl", "url": "s3://bucket/"}
+                given = {name: value for name, value in body.items() if value is not None}
+                return body | defaults | given | {"options": options}
         return found
 
     def stream(self, path: str, query: Query) -> Iterator[dict[str, Any]] | None:

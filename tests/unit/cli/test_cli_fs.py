@@ -58,19 +58,44 @@ def test_options_of_a_mount_may_stand_before_between_and_after_the_paths(
             "url": "s3://bucket/",
             "options": {"s3a.accessKeyID": "K", "s3a.secretKey": "S", "s3.endpoint": "http://h:1/?a=b"},
             "readonly": False,
-            "freshness": "ttl",
+            "freshness": None,
             "ttl_s": None,
             "policy": None,
+            "shared_prefix": False,
         }
     ]
 
 
 def test_how_a_mount_works_is_passed_on(admin: AdminServer, forebay: Command) -> None:
-    forebay(*MOUNT, "--readonly", "--ttl", "2m", "--policy", "lru")
+    forebay(*MOUNT, "--readonly", "--ttl", "2m", "--policy", "lru", "--freshness", "ttl")
     forebay(*MOUNT, "--freshness", "immutable")
     first, second = admin.bodies("/v1/fs/mount")
     assert (first["readonly"], first["freshness"], first["ttl_s"], first["policy"]) == (True, "ttl", 120.0, "lru")
     assert (second["readonly"], second["freshness"], second["ttl_s"]) == (False, "immutable", None)
+
+
+def test_an_update_says_only_what_is_to_change(admin: AdminServer, forebay: Command) -> None:
+    nothing: dict[str, Any] = {
+        "path": "/m",
+        "options": {},
+        "readonly": None,
+        "freshness": None,
+        "ttl_s": None,
+        "policy": None,
+    }
+    assert forebay("fs", "mount", "--update", "/m", "--option", "a=b", "--option", "c=").code == 0
+    assert forebay("fs", "mount", "/m", "--update", "--writable", "--ttl", "5m").code == 0
+    assert admin.bodies("/v1/fs/update-mount") == [
+        nothing | {"options": {"a": "b", "c": ""}},
+        nothing | {"readonly": False, "ttl_s": 300.0},
+    ]
+    assert not admin.bodies("/v1/fs/mount")
+
+
+@pytest.mark.parametrize("words", [("--update",), ("--update", "/m", "s3://b"), ("--update", "/m", "--shared-prefix")])
+def test_an_update_takes_a_path_and_no_url(admin: AdminServer, forebay: Command, words: tuple[str, ...]) -> None:
+    ran = forebay("fs", "mount", *words)
+    assert (ran.code, "--update takes a mount's path and what to change" in ran.err) == (2, True)
 
 
 def test_secrets_come_from_the_environment_and_from_files(
