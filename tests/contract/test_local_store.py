@@ -9,10 +9,11 @@ from forebay.errors import Unavailable
 from forebay.stores.base import Store
 from forebay.stores.local import LocalStore
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import StoreContract
 
 
-class TestLocalStore(StoreContract, FolderStoreContract):
+class TestLocalStore(StoreContract, FolderStoreContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
 

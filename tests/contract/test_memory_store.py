@@ -4,10 +4,11 @@ import pytest
 
 from forebay.stores.base import Store
 from forebay.stores.memory import MemoryStore
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import StoreContract
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, FreshnessContract):
     @pytest.fixture
     def store(self) -> Store:
         return MemoryStore("contract")

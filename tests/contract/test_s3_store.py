@@ -10,6 +10,7 @@ import pytest
 from forebay.stores.base import Store
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import S3Options, parse
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.store_contract import StoreContract
 
@@ -27,7 +28,7 @@ def options_for(server: SeaweedS3) -> S3Options:
     )
 
 
-class TestS3Store(StoreContract):
+class TestS3Store(StoreContract, FreshnessContract):
     in_key_order = False  # SeaweedFS keeps keys in folders
     odd_keys = ()  # and its keys are paths
     missing_keys = ("nothing", "there", "there/is/not", "no/such/folder/key")  # a folder `there/` answers
