@@ -55,6 +55,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     body: Buffer = b""
     repeat: bool = True  # may be sent again when its outcome is unknown
+    url: str = ""  # where it goes, percent-encoded, if that does not follow from the key, such as an upload's session
 
 
 class Tls(NamedTuple):

@@ -8,6 +8,7 @@ returned only if the answer's version, range and length are what was asked for.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -21,6 +22,8 @@ from forebay.types import Buffer, ByteRange
 
 _QUIET_S = 0.05  # obstore's threads need a moment before the interpreter may exit, else 1 in 5 exits aborts
 _DRAIN_S = 5.0
+# What obstore refuses (empty or dotted segments, control characters) or silently changes (slashes at the ends).
+_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
 
 Result = TypeVar("Result")
 Meta = Mapping[str, Any]  # path, size, last_modified, e_tag, version
@@ -186,6 +189,15 @@ def retry_config(deadline_s: float) -> Any:  # noqa: ANN401 - a TypedDict of obs
         # The last pause must end within the deadline: else its end hides what the store said.
         "backoff": {"max_backoff": timedelta(seconds=min(BACKOFF_MAX_S, deadline_s / 6))},
     }
+
+
+def is_odd(key: str) -> bool:
+    """Must the object be read by other means, since obstore would refuse or change its key?
+
+    >>> is_odd("a/b.jpg"), is_odd("a//b"), is_odd("a/../b"), is_odd("a/")
+    (False, True, True, True)
+    """
+    return _ODD.search(key) is not None
 
 
 def check_span(key: str, span: ByteRange) -> None:

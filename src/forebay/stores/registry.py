@@ -13,11 +13,13 @@ from forebay.config.settings import Settings
 from forebay.errors import Invalid
 from forebay.stores.base import Opened
 
-_FORMS = "s3://bucket/prefix, file:///folder, mem://name"
+_FORMS = "s3://bucket/prefix, gs://bucket/prefix, file:///folder, mem://name"
 _MODULES = {  # of `forebay.stores`, by scheme
     "s3": "s3",
     "s3a": "s3",
     "s3n": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
     "file": "local",
     "mem": "memory",
 }

@@ -20,21 +20,20 @@ from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersio
 from forebay.stores import s3_errors, s3_listing, s3_options
 from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.http_calls import Request
-from forebay.stores.obstore_reads import Meta, ObstoreReads, check_span, client_options, counted, retry_config
+from forebay.stores.http_reads import HttpReads, size_in
+from forebay.stores.obstore_reads import Meta, ObstoreReads, client_options, counted, is_odd, retry_config
 from forebay.stores.s3_http import S3Http
-from forebay.stores.s3_listing import header_time_ns, nanoseconds, version_of
+from forebay.stores.s3_listing import version_of
 from forebay.stores.s3_options import S3Options
 from forebay.stores.s3_upload import Upload
+from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import from_obstore
 from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import GIB
 
 COPY_BYTES_MAX = 5 * GIB  # of one CopyObject
-WHOLE_BYTES_MAX = 5 * GIB  # `get` without a range; nobody asks for more in one buffer
 
-# What obstore refuses (empty or dotted segments, control characters) or silently changes (slashes at the ends).
-_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # wider than Amazon's rule: other servers take more
 _UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
 
@@ -65,6 +64,7 @@ class S3Store:
         self._client_region = ""
         self._connecting = asyncio.Lock()
         self._reads = ObstoreReads(self)
+        self._odd_reads = HttpReads(self, self._http.calls)
 
     def __repr__(self) -> str:
         return f"<S3Store {self.location}>"
@@ -85,58 +85,33 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectMeta:
         """See `Store.head`."""
-        if _ODD.search(key):
+        if is_odd(key):
             answer = await self._http.calls.call(Request("HEAD", key))
-            return _meta(key, answer.headers)
+            return self.meta_in(key, answer.headers)
         found = await self._reads.head(key)
         return ObjectMeta(key, found["size"], nanoseconds(found["last_modified"]), self.version_of(found))
 
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
-        if _ODD.search(key):
-            return await self._get_odd(key, span, version)
-        return await self._reads.get(key, span, version)
+        return await (self._odd_reads if is_odd(key) else self._reads).get(key, span, version)
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
-        stream = self._stream_odd if _ODD.search(key) else self._reads.stream
-        async for chunk in counted(stream(key, span, version, chunk_bytes), self.location, key, span):
+        chunks = (self._odd_reads if is_odd(key) else self._reads).stream(key, span, version, chunk_bytes)
+        async for chunk in counted(chunks, self.location, key, span):
             yield chunk
 
     # ------------------------------------------------------------------ keys that obstore does not take
 
-    async def _get_odd(self, key: str, span: ByteRange | None, version: str | None) -> Buffer:
-        if span is not None:
-            check_span(key, span)
-        size_max = WHOLE_BYTES_MAX if span is None else span.size
-        request = Request("GET", key, headers=_conditions(span, version))
-        answer = await self._http.calls.call(request, expect=(200,) if span is None else (200, 206), size_max=size_max)
-        expected = self._expected(key, answer.headers, span, version)
-        if len(answer.body) != expected:
-            raise Corrupt(f"{self.location}: {key!r}: {expected} bytes were announced, others came", path=key)
-        return answer.body
+    def read_request(self, key: str, version: str | None) -> Request:
+        """See `http_reads.Service`."""
+        pinned = version is not None and not _UNTAGGED.fullmatch(version)
+        return Request("GET", key, headers=(("If-Match", f'"{version}"'),) if pinned else ())
 
-    async def _stream_odd(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
-        check_span(key, span)
-        request = Request("GET", key, headers=_conditions(span, version))
-        async with self._http.calls.open(request, expect=(200, 206)) as response:
-            self._expected(key, response.headers, span, version)
-            while chunk := await self._http.calls.next_chunk(response, chunk_bytes):
-                yield chunk
-
-    def _expected(self, key: str, headers: Mapping[str, str], span: ByteRange | None, version: str | None) -> int:
-        """Compare an answer's headers with the question; how many bytes must come."""
-        meta = _meta(key, headers)
-        if version is not None and meta.version != version:
-            raise StaleVersion(f"{self.location}: {key!r}: has another version by now", path=key)
-        if span is None:
-            return meta.size
-        if span.start >= meta.size:
-            raise Invalid(f"{self.location}: {key!r}: the range lies outside the object", path=key)
-        sent = headers.get("Content-Range", f"bytes 0-{meta.size - 1}/{meta.size}")
-        if not sent.startswith(f"bytes {span.start}-{span.stop - 1}/"):
-            raise Corrupt(f"{self.location}: {key!r}: the store sent another range than was asked for", path=key)
-        return span.size
+    def meta_in(self, key: str, headers: Mapping[str, str]) -> ObjectMeta:
+        """See `http_reads.Service`."""
+        size, mtime_ns = size_in(key, headers), header_time_ns(headers.get("Last-Modified"))
+        return ObjectMeta(key, size, mtime_ns, version_of(headers.get("ETag"), size, mtime_ns))
 
     # ------------------------------------------------------------------ listing
 
@@ -271,22 +246,3 @@ class S3Store:
         )
         self._client_region = http.region
         return self._client
-
-
-def _conditions(span: ByteRange | None, version: str | None) -> tuple[tuple[str, str], ...]:
-    headers = []
-    if span is not None:
-        headers.append(("Range", f"bytes={span.start}-{span.stop - 1}"))
-    if version is not None and not _UNTAGGED.fullmatch(version):
-        headers.append(("If-Match", f'"{version}"'))
-    return tuple(headers)
-
-
-def _meta(key: str, headers: Mapping[str, str]) -> ObjectMeta:
-    ranged = headers.get("Content-Range", "").rpartition("/")[2]
-    try:
-        size = int(ranged or headers["Content-Length"])
-    except (KeyError, ValueError) as error:
-        raise Corrupt(f"{key!r}: the store did not say its size", path=key) from error
-    mtime_ns = header_time_ns(headers.get("Last-Modified"))
-    return ObjectMeta(key, size, mtime_ns, version_of(headers.get("ETag"), size, mtime_ns))

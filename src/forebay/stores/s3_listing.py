@@ -2,17 +2,15 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 
 from forebay.errors import Corrupt
 from forebay.stores.base import ListPage
+from forebay.stores.times import nanoseconds
 from forebay.types import ObjectMeta
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _SECOND_NS = 1_000_000_000
 
 
@@ -57,19 +55,6 @@ def version_of(etag: str | None, size: int, mtime_ns: int) -> str:
     if etag:
         return etag.removeprefix("W/").strip('"')
     return f"{size}-{mtime_ns // _SECOND_NS}"  # headers have seconds, listings milliseconds
-
-
-def nanoseconds(moment: datetime) -> int:
-    """A time as `ObjectMeta` has it."""
-    return (moment - _EPOCH) // _MICROSECOND * 1000
-
-
-def header_time_ns(text: str | None) -> int:
-    """The time in a Last-Modified header; 0 if there is none."""
-    try:
-        return nanoseconds(parsedate_to_datetime(text)) if text else 0
-    except (ValueError, TypeError):  # no date, or one without a zone
-        return 0
 
 
 def _object(element: ET.Element, space: str, decode: Callable[[str], str]) -> ObjectMeta:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from forebay.errors import Invalid
+from forebay.stores.named_options import absolute_path
+from forebay.stores.urls import endpoint
 
 _PREFIXES = ("spark", "hadoop", "fs", "s3a", "s3n", "s3", "aws")
 _NAMES = {
@@ -82,11 +83,16 @@ def parse(options: Mapping[str, str]) -> S3Options:
         session_token=values.get("session_token") or None,
         profile=values.get("profile") or None,
         anonymous=anonymous,
-        endpoint=_endpoint(values.get("endpoint"), ssl=_flag("ssl", values.get("ssl"), default=True)),
+        endpoint=endpoint(
+            "s3.endpoint",
+            values.get("endpoint"),
+            instead="s3a.accessKeyId and s3a.secretKey",
+            scheme="https" if _flag("ssl", values.get("ssl"), default=True) else "http",
+        ),
         region=values.get("region") or None,
         path_style=path_style,
         verify=_flag("verify", values.get("verify"), default=True),
-        ca_file=_ca_file(values.get("ca_file")),
+        ca_file=absolute_path("s3.tls.caFile", values.get("ca_file") or None),
         requester_pays=_flag("requester_pays", values.get("requester_pays"), default=False),
         conditional_put=_flag("conditional_put", values.get("conditional_put"), default=None),
     )
@@ -127,31 +133,3 @@ def _flag(name: str, value: str | None, *, default: Default) -> bool | Default:
     if value.lower() in _FALSE:
         return False
     raise Invalid(f"option {name} must be true or false, not {value!r}")
-
-
-def _endpoint(value: str | None, *, ssl: bool) -> str | None:
-    if not value:
-        return None
-    written = value if "://" in value else f"{'https' if ssl else 'http'}://{value}"
-    try:
-        parts = urlsplit(written)
-        port = parts.port
-    except ValueError as error:
-        raise Invalid("s3.endpoint is not a URL; write for example http://127.0.0.1:9000") from error
-    if parts.username is not None or parts.password is not None:
-        raise Invalid("s3.endpoint must hold no user or password; use s3a.accessKeyId and s3a.secretKey")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise Invalid(f"s3.endpoint must be like http://host:port, not {value!r}")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    usual = {"http": 80, "https": 443}[parts.scheme]
-    where = host if port in (None, usual) else f"{host}:{port}"
-    return f"{parts.scheme}://{where}{parts.path.rstrip('/')}"
-
-
-def _ca_file(value: str | None) -> Path | None:
-    if not value:
-        return None
-    path = Path(value)
-    if not path.is_absolute():
-        raise Invalid(f"s3.tls.caFile must be an absolute path, not {value!r}")
-    return path
