@@ -2,7 +2,6 @@
 
 import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from forebay.errors import Denied, FsError, Invalid, NotFound, TimedOut, Unavailable
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import parse
+from forebay.testing.certificates import make_certificate
 from forebay.testing.fault_server import Fault, FaultServer, fault_server
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.store_contract import keys_of
@@ -222,21 +222,6 @@ async def test_the_environment_does_not_mix_into_a_mount_s_own_keys(
     await store.probe("")
     assert bytes(memoryview(await store.get("k"))) == b"bytes"
     await store.close()
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """A root of our own; a certificate for 127.0.0.1 that it signed, with its key."""
-    authority, certificate, request = folder / "ca.pem", folder / "server.pem", folder / "server.csr"
-    private, ca_key, names = folder / "server.key", folder / "ca.key", folder / "names"
-    names.write_text("subjectAltName=IP:127.0.0.1\n")
-    for words in (
-        f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-root -keyout {ca_key} -out {authority}",
-        f"req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout {private} -out {request}",
-        f"x509 -req -days 2 -in {request} -CA {authority} -CAkey {ca_key} -CAcreateserial "
-        f"-extfile {names} -out {certificate}",
-    ):
-        subprocess.run(["openssl", *words.split()], check=True, capture_output=True, timeout=30)
-    return authority, certificate, private
 
 
 def no_aws(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

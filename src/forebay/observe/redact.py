@@ -22,11 +22,15 @@ _HARMLESS = (
     "allowhttp",
     "verify",
     "cabundle",
+    "cafile",
+    "keyfile",
+    "googleapplicationcredentials",
     "requesterpays",
     "account",
     "accountname",
     "container",
     "project",
+    "userproject",
 )
 
 

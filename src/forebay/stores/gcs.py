@@ -248,8 +248,9 @@ class GcsStore:
     def translate(self, error: Exception, key: str) -> FsError:
         """See `Service.translate`."""
         http = self._http
-        if answer_in(str(error)) is None and http.tokens.failure is not None:
-            return http.tokens.failure  # obstore wraps it in words of its own
+        failure = http.tokens.failure
+        if failure is not None and answer_in(str(error)) is None:  # obstore wraps it in words of its own
+            return type(failure)(failure.message, path=key)
         if "service account path or service account key" in str(error):
             message = f"{self.location}: GOOGLE_SERVICE_ACCOUNT in the daemon's environment confuses obstore; unset it"
             return Invalid(message, path=key)

@@ -6,6 +6,7 @@ import pytest
 
 from forebay.config.settings import Settings
 from forebay.errors import Invalid
+from forebay.stores.gcs import GcsStore
 from forebay.stores.local import LocalStore
 from forebay.stores.memory import MemoryStore
 from forebay.stores.registry import open_store
@@ -34,6 +35,13 @@ async def test_the_location_tells_servers_apart_and_holds_no_secret() -> None:
     assert store.location == "s3://b@http://h:9000"
 
 
+@pytest.mark.parametrize("scheme", ["gs", "gcs", "GS"])
+async def test_google_cloud_storage_by_all_its_names(scheme: str) -> None:
+    store, prefix = open_store(f"{scheme}://my-bucket.example/a/b", {"gs.anonymous": "true"}, settings=SETTINGS)
+    assert isinstance(store, GcsStore)
+    assert (store.location, prefix) == ("gs://my-bucket.example", "a/b/")
+
+
 async def test_a_folder(tmp_path: Path) -> None:
     store, prefix = open_store(f"file://{tmp_path}", {}, settings=SETTINGS)
     assert isinstance(store, LocalStore)
@@ -51,7 +59,7 @@ async def test_memory() -> None:
     ("url", "options", "says"),
     [
         ("bucket/prefix", {}, "write s3://bucket/prefix"),
-        ("gs://bucket", {}, "s3://, s3a://, s3n://, file://, mem://"),
+        ("oss://bucket", {}, "s3://, s3a://, s3n://, gs://, gcs://, file://, mem://"),
         ("fiel:///x", {}, "did you mean file://?"),
         ("s3://", KEYS, "names no bucket"),
         ("s3:///prefix", KEYS, "names no bucket"),
@@ -59,6 +67,10 @@ async def test_memory() -> None:
         ("s3://K:TOPSECRET@bucket/p", {}, "--option s3a.accessKeyId"),
         ("K:TOPSECRET@bucket", {}, "write s3://bucket/prefix"),
         ("s3://bucket", {"s3.endpont": "x"}, "did you mean s3.endpoint?"),
+        ("gs://", {}, "names no bucket"),
+        ("gs://host:9000/bucket", {}, "gs.endpoint"),
+        ("gs://me:TOPSECRET@bucket/p", {}, "--option gs.keyFile"),
+        ("gs://bucket", {"gs.endpont": "x"}, "did you mean gs.endpoint?"),
         ("file://folder", {}, "three slashes"),
         ("file:///tmp", {"s3.region": "x"}, "takes no options"),
         ("mem://", {}, "mem://name"),
