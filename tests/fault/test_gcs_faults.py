@@ -149,13 +149,14 @@ async def test_a_bucket_that_is_not_public_says_so_to_an_anonymous_caller(server
     await store.close()
 
 
-@pytest.mark.parametrize("key", ["new\nline", "x" * 1025, "."])
+@pytest.mark.parametrize("key", ["new\nline", "x" * 1025, "not \udcff utf-8"])
 async def test_a_name_that_no_object_can_have_is_not_found_and_cannot_be_written(
     server: ScriptedHttp, store: GcsStore, key: str
 ) -> None:
     server.always = json_error(400, "invalid", "Disallowed name.")
     assert isinstance(await fails(store.head(key)), NotFound)
     assert isinstance(await fails(store.get(key)), NotFound)
+    assert await keys_of(store, key + "/") == []
     error = await fails(store.put(key, b"x"))
     assert isinstance(error, Invalid)
     assert "no object can have that key" in str(error)
@@ -275,11 +276,19 @@ async def test_a_listing_that_goes_in_circles_is_corrupt(server: ScriptedHttp, s
 async def test_a_conditional_put_is_not_repeated_when_its_outcome_is_unknown(
     server: ScriptedHttp, store: GcsStore
 ) -> None:
-    server.always = Answer(500)
-    for options in ({"if_absent": True}, {"if_version": "7"}):
+    for status in (500, 503):
+        server.always = Answer(status)
         server.seen.clear()
-        assert isinstance(await fails(store.put("k", b"x", **options)), Unavailable)
-        assert [seen.query["ifGenerationMatch"] for seen in server.seen] == ["7" if "if_version" in options else "0"]
+        assert isinstance(await fails(store.put("k", b"x", if_absent=True)), Unavailable)
+        assert isinstance(await fails(store.put("k", b"x", if_version="7")), Unavailable)
+        assert [seen.query["ifGenerationMatch"] for seen in server.seen] == ["0", "7"]
+
+
+async def test_a_conditional_put_that_was_surely_not_carried_out_is_repeated(
+    server: ScriptedHttp, store: GcsStore
+) -> None:
+    server.answers.extend([Answer(429), Answer(200, OBJECT)])
+    assert (await store.put("k", b"x", if_absent=True)).version == OBJECT["generation"]
 
 
 async def test_a_copy_goes_on_until_the_store_has_done_it(server: ScriptedHttp, store: GcsStore) -> None:

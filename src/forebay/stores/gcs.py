@@ -146,7 +146,12 @@ class GcsStore:
         token = None
         while True:
             more = (("pageToken", token),) if token else ()
-            said = await self._http.resource(Request("GET", query=(*query, *more)))
+            try:
+                said = await self._http.resource(Request("GET", query=(*query, *more)))
+            except Invalid:
+                if gcs_errors.is_impossible(prefix):
+                    return  # nothing can be there
+                raise
             page = self._page(said, prefix, start_after)
             if page.objects or page.folders:
                 yield page

@@ -9,7 +9,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from forebay.errors import FsError
+from forebay.errors import FsError, TimedOut
 from forebay.stores.gcs_options import GcsOptions
 
 # Google's metadata servers give a new token when the old one has four minutes left; google-auth asks then too.
@@ -32,12 +32,13 @@ class Grant(NamedTuple):
 class TokenSource:
     """Gives the tokens of one store; call `token` before each request, it is cheap."""
 
-    def __init__(self, options: GcsOptions, location: str) -> None:
+    def __init__(self, options: GcsOptions, location: str, *, deadline_s: float) -> None:
         self.failure: FsError | None = None  # of the last question, until one succeeds
         self.is_anonymous = options.anonymous
         self.is_fixed = options.token is not None
         self._options = options
         self._location = location
+        self._within_s = deadline_s * 2 / 3  # so that its end is told, and not that of the call that needs the token
         self._known = Grant(options.token, None, "the access token of gs.token") if options.token else None
         self._came_at = self._failed_at = datetime.min.replace(tzinfo=UTC)
         self._renew_at = datetime.max.replace(tzinfo=UTC)
@@ -56,7 +57,7 @@ class TokenSource:
         Raises:
             Denied: no credentials anywhere, or Google refuses them.
             Invalid: the credentials cannot be read.
-            Unavailable: the token server cannot be reached.
+            Unavailable, TimedOut: the token server cannot be reached.
         """
         if self.is_anonymous:
             return None
@@ -88,14 +89,17 @@ class TokenSource:
         from forebay.stores import gcs_google_auth  # slow to import, and needed by no anonymous mount
 
         try:
-            grant = await asyncio.to_thread(gcs_google_auth.ask, self._options, self._location)
-        except FsError as error:
+            async with asyncio.timeout(self._within_s):
+                grant = await asyncio.to_thread(gcs_google_auth.ask, self._options, self._location)
+        except (FsError, TimeoutError) as failed:
             now = datetime.now(UTC)
+            message = f"{self._location}: no token for {self.who}: no answer within {self._within_s:g} s"
+            error = failed if isinstance(failed, FsError) else TimedOut(message)
             if error.retryable and self._known and self._known.expires_at and now < self._known.expires_at:
                 self._renew_at = now + YOUNG  # the one at hand is good for a little longer
                 return self._known
             self.failure, self._failed_at = error, now
-            raise
+            raise error from None
         now = datetime.now(UTC)
         self.failure, self._known, self._came_at = None, grant, now
         if grant.expires_at is not None:

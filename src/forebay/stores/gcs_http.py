@@ -28,7 +28,7 @@ class GcsHttp:
         self.location = location
         self.endpoint = options.endpoint or GOOGLE
         self.user_project = options.user_project
-        self.tokens = TokenSource(options, location)
+        self.tokens = TokenSource(options, location, deadline_s=deadline_s)
         self.tls = Tls(options.verify, options.ca_file)
         self.calls = HttpCalls(self, self.tls, deadline_s=deadline_s)
 
@@ -94,7 +94,8 @@ class GcsHttp:
         return Refusal(
             gcs_errors.refused(answer, self.location, self.tokens, request.key, is_read=is_read),
             answer.status,
-            is_passing=gcs_errors.is_passing(answer),
+            # Of a write that may not be repeated only 429 says for sure that it was not carried out.
+            is_passing=gcs_errors.is_passing(answer) and (request.repeat or answer.status == 429),
             at_once=answer.status == 401 and self.tokens.forget(),
         )
 

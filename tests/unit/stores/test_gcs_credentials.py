@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 
-from forebay.errors import Denied, FsError, Invalid, Unavailable
+from forebay.errors import Denied, FsError, Invalid, TimedOut, Unavailable
 from forebay.stores import gcs_google_auth
 from forebay.stores.gcs import GcsStore
 from forebay.stores.gcs_credentials import TokenSource
 from forebay.stores.gcs_options import parse
+from forebay.testing.fault_server import Fault, fault_server
 from forebay.testing.scripted_http import Answer, ScriptedHttp, Seen, scripted_http
 
 ACCOUNT = "reader@project.iam.gserviceaccount.com"
@@ -64,7 +65,7 @@ def refuse(error: str, description: str) -> Answer:
 
 
 def source(**options: str) -> TokenSource:
-    return TokenSource(parse(options), "gs://bucket")
+    return TokenSource(parse(options), "gs://bucket", deadline_s=15)
 
 
 async def fails(tokens: TokenSource, *secrets: str) -> FsError:
@@ -113,6 +114,13 @@ async def test_a_token_is_renewed_before_it_expires_and_the_file_is_read_again(
     assert await tokens.token() == "T2"
     assert tokens.who == "other@project.iam.gserviceaccount.com"
     assert len(server.seen) == 2
+
+
+async def test_a_token_is_renewed_well_before_its_end(server: ScriptedHttp, key: dict[str, str]) -> None:
+    tokens = source(**{"gs.key": json.dumps(key)})
+    server.answers.append(grant("T1", seconds=3_600))
+    expires_at = (await tokens.for_obstore())["expires_at"]
+    assert tokens._renew_at == expires_at - timedelta(seconds=225)
 
 
 async def test_those_who_wait_at_the_same_time_share_one_question(server: ScriptedHttp, key: dict[str, str]) -> None:
@@ -172,6 +180,16 @@ async def test_a_token_server_that_nobody_reaches_is_unavailable(key: dict[str, 
     error = await fails(source(**{"gs.key": json.dumps(key)}))
     assert isinstance(error, Unavailable)
     assert "token server cannot be reached" in str(error)
+
+
+async def test_a_token_server_that_never_answers_is_a_timeout(key: dict[str, str]) -> None:
+    async with fault_server() as server:
+        server.always = Fault(hang=True)
+        key["token_uri"] = f"{server.endpoint}/token"
+        tokens = TokenSource(parse({"gs.key": json.dumps(key)}), "gs://bucket", deadline_s=0.3)
+        error = await fails(tokens)
+        assert isinstance(error, TimedOut)
+        assert "no token" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +317,7 @@ from forebay.stores.gcs_credentials import TokenSource
 from forebay.stores.gcs_options import parse
 
 async def main():
-    tokens = TokenSource(parse({}), "gs://bucket")
+    tokens = TokenSource(parse({}), "gs://bucket", deadline_s=60)
     try:
         print(await tokens.token(), tokens.who)
     except FsError as error:
