@@ -86,11 +86,9 @@ class TokenSource:
         return self._known
 
     async def _ask(self) -> Grant:
-        from forebay.stores import gcs_google_auth  # slow to import, and needed by no anonymous mount
-
         try:
             async with asyncio.timeout(self._within_s):
-                grant = await asyncio.to_thread(gcs_google_auth.ask, self._options, self._location)
+                grant = await asyncio.to_thread(_ask_google, self._options, self._location)
         except (FsError, TimeoutError) as failed:
             now = datetime.now(UTC)
             message = f"{self._location}: no token for {self.who}: no answer within {self._within_s:g} s"
@@ -106,3 +104,9 @@ class TokenSource:
             left = grant.expires_at - now
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)  # the half of one that lives for minutes only
         return grant
+
+
+def _ask_google(options: GcsOptions, location: str) -> Grant:
+    from forebay.stores import gcs_google_auth  # slow to import, and needed by no anonymous mount
+
+    return Grant(*gcs_google_auth.ask(options, location))

@@ -6,8 +6,9 @@ read for what they mean and not passed on, for they may quote a key.
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 import google.auth
@@ -18,7 +19,6 @@ from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 
 from forebay.errors import Denied, FsError, Invalid, Unavailable
-from forebay.stores.gcs_credentials import Grant
 from forebay.stores.gcs_options import GcsOptions, parse_key
 
 SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
@@ -42,32 +42,38 @@ _NOWHERE = (
 )
 
 
-def ask(options: GcsOptions, location: str) -> Grant:
+def ask(options: GcsOptions, location: str) -> tuple[str, datetime | None, str]:
     """A new token of the mount's credentials, or without any of the Application Default Credentials.
 
     What they are is looked up anew each time, so a key file that was replaced is followed.
+
+    Returns:
+        The token, when it expires, and whose it is.
 
     Raises:
         Denied: there are no credentials, or Google refuses them.
         Invalid: they cannot be read.
         Unavailable: the token server cannot be reached.
     """
+    if options.ca_file is not None and not options.ca_file.is_file():  # requests would call it a failed connection
+        raise Invalid(f"{location}: gs.tls.caFile {options.ca_file} cannot be used: there is no such file")
+    who, statuses = "this account", [0]
     with requests.Session() as session:
         session.verify = str(options.ca_file) if options.ca_file else options.verify
+        session.hooks["response"] = [lambda answer, **_: statuses.append(answer.status_code)]
         request = cast(Request, partial(Request(session), timeout=ANSWER_WITHIN_S))
         try:
             credentials = _given(options) or google.auth.default(scopes=SCOPES, request=request)[0]
             who = _name_of(credentials)
-        except exceptions.DefaultCredentialsError as error:
-            raise _unusable(str(error), location) from None
+            credentials.refresh(request)
         except FsError as error:
             raise type(error)(f"{location}: {error.message}") from None
-        try:
-            credentials.refresh(request)
-        except (exceptions.GoogleAuthError, ValueError, requests.RequestException) as error:
-            raise _refused(error, location, who) from None
+        except exceptions.DefaultCredentialsError as error:
+            raise _unusable(str(error), location) from None
+        except (exceptions.GoogleAuthError, requests.RequestException, ValueError) as error:
+            raise _refused(error, location, who, statuses[-1]) from None
     expiry = credentials.expiry  # UTC, without saying so
-    return Grant(str(credentials.token), expiry.replace(tzinfo=UTC) if expiry else None, _name_of(credentials))
+    return str(credentials.token), expiry.replace(tzinfo=UTC) if expiry else None, _name_of(credentials)
 
 
 def _given(options: GcsOptions) -> Any | None:  # noqa: ANN401 - the library's kinds of credentials have no common type
@@ -116,9 +122,10 @@ def _unusable(text: str, location: str) -> FsError:
     return Invalid(f"{location}: the file that GOOGLE_APPLICATION_CREDENTIALS or gcloud's login names {why}")
 
 
-def _refused(error: Exception, location: str, who: str) -> FsError:
-    """The error for a token that was not given."""
-    if isinstance(error, exceptions.TransportError | requests.RequestException) or getattr(error, "retryable", False):
+def _refused(error: Exception, location: str, who: str, status: int) -> FsError:
+    """The error for a token that was not given; `status` is that of the last answer."""
+    is_away = isinstance(error, exceptions.TransportError | requests.RequestException)
+    if is_away or status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(f"{location}: no token for {who}: Google's token server cannot be reached or fails")
     text = str(error).lower()
     why = next((said for words, said in _REFUSALS.items() if words in text), "check these credentials")

@@ -192,6 +192,13 @@ async def test_a_token_server_that_never_answers_is_a_timeout(key: dict[str, str
         assert "no token" in str(error)
 
 
+async def test_a_ca_file_that_cannot_be_read_says_so(key: dict[str, str], server: ScriptedHttp) -> None:
+    key["token_uri"] = server.endpoint.replace("http:", "https:")
+    error = await fails(source(**{"gs.key": json.dumps(key), "gs.tls.caFile": "/no/such/ca.pem"}))
+    assert isinstance(error, Invalid)
+    assert "gs.tls.caFile /no/such/ca.pem" in str(error)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -225,18 +232,21 @@ async def test_a_file_that_is_no_key_says_so(tmp_path: Path, content: bytes | No
 # ------------------------------------------------------------------ other credentials
 
 
-async def test_an_external_account_s_own_token_is_exchanged(server: ScriptedHttp, tmp_path: Path) -> None:
-    """Workload identity federation, as on other clouds and in Kubernetes."""
+def external_account(server: ScriptedHttp, tmp_path: Path) -> dict[str, Any]:
+    """The settings of workload identity federation, as on other clouds and in Kubernetes."""
     (tmp_path / "subject").write_text("OWN")
-    account = {
+    return {
         "type": "external_account",
         "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
         "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
         "token_url": f"{server.endpoint}/sts",
         "credential_source": {"file": str(tmp_path / "subject")},
     }
-    server.always = Answer(200, {"access_token": "T1", "expires_in": 3600, "token_type": "Bearer"})
-    assert await source(**{"gs.key": json.dumps(account)}).token() == "T1"
+
+
+async def test_an_external_account_s_own_token_is_exchanged(server: ScriptedHttp, tmp_path: Path) -> None:
+    server.always = grant("T1")
+    assert await source(**{"gs.key": json.dumps(external_account(server, tmp_path))}).token() == "T1"
     asked = parse_qs(server.seen[-1].body.decode())
     assert (asked["subject_token"], asked["scope"]) == (["OWN"], [SCOPE])
 
@@ -363,6 +373,16 @@ async def test_the_environment_s_key_file_is_used(server: ScriptedHttp, key: dic
     (tmp_path / "key.json").write_text(json.dumps(key))
     told = await default_token(tmp_path, GOOGLE_APPLICATION_CREDENTIALS=str(tmp_path / "key.json"))
     assert told == f"T1 {ACCOUNT}"
+
+
+async def test_the_environment_s_external_account_is_used(server: ScriptedHttp, tmp_path: Path) -> None:
+    server.answers.append(grant("T1"))
+    path = tmp_path / "external.json"
+    path.write_text(json.dumps(external_account(server, tmp_path)))
+    names = {"GOOGLE_APPLICATION_CREDENTIALS": str(path), "GOOGLE_CLOUD_PROJECT": "known, so not asked for"}
+    assert (await default_token(tmp_path, **names)).startswith("T1 ")
+    server.always = Answer(503)
+    assert (await default_token(tmp_path, **names)).startswith("Unavailable gs://bucket: no token")
 
 
 async def test_gcloud_s_login_is_used(server: ScriptedHttp, key: dict[str, str], tmp_path: Path) -> None:
