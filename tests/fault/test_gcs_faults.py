@@ -19,6 +19,7 @@ DEADLINE_S = 1.2
 PATIENT_S = 20.0  # where nothing fails
 TOKEN = "ya29.TOPSECRETTOKEN"
 OBJECT = {"name": "k", "size": "10", "timeCreated": "2025-06-03T10:00:00.123Z", "generation": "1700000000000001"}
+MODIFIED = "Tue, 03 Jun 2025 10:00:00 GMT"
 SESSION = "/upload/storage/v1/b/bucket/o?uploadType=resumable&upload_id=SESSION"
 
 
@@ -63,7 +64,7 @@ def media(data: bytes, span: ByteRange, generation: str) -> Answer:
     headers = {
         "Content-Range": f"bytes {span.start}-{span.stop - 1}/{len(data)}",
         "ETag": '"e"',
-        "Last-Modified": "Tue, 03 Jun 2025 10:00:00 GMT",
+        "Last-Modified": MODIFIED,
         "x-goog-generation": generation,
     }
     return Answer(206, data[span.start : span.stop], headers)
@@ -209,6 +210,25 @@ async def test_a_generation_that_has_gone_is_told_from_an_object_that_has(
     server.answers.extend([gone, json_error(403, "forbidden", LACKS)])
     assert isinstance(await fails(read()), Denied)
     assert not server.answers
+
+
+@pytest.mark.parametrize("key", ["k", "odd//k"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, pattern(100), {"ETag": '"e"', "Last-Modified": MODIFIED, "x-goog-generation": "7"}),
+        media(pattern(100), ByteRange(11, 20), "7"),
+        media(pattern(100), ByteRange(10, 21), "7"),
+    ],
+    ids=["whole", "another start", "another end"],
+)
+async def test_another_range_than_was_asked_for_is_corrupt(
+    server: ScriptedHttp, store: GcsStore, key: str, answer: Answer
+) -> None:
+    server.always = answer
+    assert isinstance(await fails(store.get(key, ByteRange(10, 20), version="7")), Corrupt)
+    stream = store.stream(key, ByteRange(10, 20), version="7", chunk_bytes=MIB)
+    assert isinstance(await fails(anext(stream)), Corrupt)
 
 
 async def test_the_time_of_an_object_is_that_of_its_bytes(server: ScriptedHttp, store: GcsStore) -> None:
