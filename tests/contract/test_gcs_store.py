@@ -11,13 +11,14 @@ from forebay.stores.base import Store
 from forebay.stores.gcs import GcsStore
 from forebay.stores.gcs_options import parse
 from forebay.testing.fakegcs import FakeGcs
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import StoreContract
 from forebay.types import ByteRange
 
 _numbers = itertools.count()
 
 
-class TestGcsStore(StoreContract):
+class TestGcsStore(StoreContract, FreshnessContract):
     odd_keys = ("a//b", "a/../b", "/a", "./a", "a/.", "a/b//", "..", "new\nline/")
     folders_are_paged = False  # the emulator's page is 1,000 objects and every folder
 

@@ -70,7 +70,7 @@ class GcsStore:
 
     def __init__(self, bucket: str, options: GcsOptions, *, deadline_s: float) -> None:
         self.location = f"gs://{bucket}" + (f"@{options.endpoint}" if options.endpoint else "")
-        self.capabilities = Capabilities(conditional_put=True)
+        self.capabilities = Capabilities(conditional_put=True, any_prefix=True)
         self._http = GcsHttp(bucket, options, self.location, deadline_s=deadline_s)
         self._client: obstore.store.GCSStore | None = None
         self._connecting = asyncio.Lock()
