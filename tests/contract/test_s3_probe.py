@@ -11,7 +11,8 @@ from forebay.errors import Denied, FsError, Invalid, NotFound, TimedOut, Unavail
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import parse
 from forebay.testing.certificates import make_certificate
-from forebay.testing.fault_server import Fault, FaultServer, fault_server
+from forebay.testing.fault_server import FaultServer, fault_server
+from forebay.testing.faults import Fault, OtherBody, Refuse, Rule, Script, Stall
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.store_contract import keys_of
 
@@ -102,13 +103,13 @@ async def test_no_such_host() -> None:
 
 
 async def test_a_server_that_never_answers(server: FaultServer) -> None:
-    server.always = Fault(hang=True)
+    server.script = Script(Rule(Stall()))
     error = await refused("bucket", access_key="K", secret_key=SECRET, endpoint=server.endpoint)
     assert isinstance(error, TimedOut)
 
 
 async def test_something_that_is_not_s3(server: FaultServer) -> None:
-    server.always = Fault(body=b"<html><body>It works!</body></html>")
+    server.script = Script(Rule(OtherBody(b"<html><body>It works!</body></html>")))
     error = await refused("bucket", access_key="K", secret_key=SECRET, endpoint=server.endpoint)
     assert isinstance(error, Invalid)
     assert "not S3" in str(error)
@@ -117,15 +118,15 @@ async def test_something_that_is_not_s3(server: FaultServer) -> None:
 REGION = (("x-amz-bucket-region", "eu-central-1"),)
 MALFORMED = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-central-1</Region></Error>"
 WRONG_REGION = [
-    Fault(status=301, code="PermanentRedirect", headers=REGION),
-    Fault(status=400, body=MALFORMED),
-    Fault(status=400, code="AuthorizationHeaderMalformed", headers=REGION),
+    Refuse(301, code="PermanentRedirect", headers=REGION),
+    Refuse(400, body=MALFORMED),
+    Refuse(400, code="AuthorizationHeaderMalformed", headers=REGION),
 ]
 
 
 @pytest.mark.parametrize("fault", WRONG_REGION)
 async def test_wrong_region_names_the_right_one(server: FaultServer, fault: Fault) -> None:
-    server.always = fault
+    server.script = Script(Rule(fault))
     error = await refused("bucket", access_key="K", secret_key=SECRET, endpoint=server.endpoint, region="us-west-2")
     assert isinstance(error, Invalid)
     assert "s3.region=eu-central-1" in str(error)
@@ -146,7 +147,7 @@ async def test_a_read_finds_the_bucket_s_region_too(server: FaultServer) -> None
     store = S3Store(
         "bucket", parse({"access_key": "K", "secret_key": SECRET, "endpoint": server.endpoint}), deadline_s=5
     )
-    moved = Fault(status=301, headers=REGION)
+    moved = Refuse(301, headers=REGION)
     server.faults.extend([moved, moved])  # the read, and the question where the bucket is
     assert bytes(memoryview(await store.get("k"))) == b"bytes"
     assert "eu-central-1" in repr(server.seen[-1])

@@ -9,7 +9,8 @@ import pytest
 from forebay.errors import Corrupt, Denied, FsError, Invalid, NotFound, StaleVersion, Throttled, TimedOut, Unavailable
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import parse
-from forebay.testing.fault_server import Fault, FaultServer, etag, fault_server
+from forebay.testing.fault_server import FaultServer, etag, fault_server
+from forebay.testing.faults import Cut, Fault, OtherBody, OtherHeaders, OtherRange, Refuse, Rule, Script, Stall, reset
 from forebay.testing.store_contract import StoreContract, chunks_of, keys_of, pattern
 from forebay.types import ByteRange
 from forebay.units import MIB
@@ -64,18 +65,18 @@ WRITES: dict[str, Call] = {
 ALL = READS | WRITES
 EACH_WAY = ("get", "list", "put", "stream of an odd key")  # one for each way that a request can take
 REFUSALS: list[tuple[Fault, type[FsError]]] = [
-    (Fault(status=403, code="AccessDenied"), Denied),
-    (Fault(status=403), Denied),
-    (Fault(status=401), Denied),
-    (Fault(status=404, code="NoSuchBucket"), NotFound),
-    (Fault(status=400, code="BadRequest"), Invalid),
+    (Refuse(403, code="AccessDenied"), Denied),
+    (Refuse(403), Denied),
+    (Refuse(401), Denied),
+    (Refuse(404, code="NoSuchBucket"), NotFound),
+    (Refuse(400, code="BadRequest"), Invalid),
 ]
 PASSING: list[tuple[Fault, type[FsError]]] = [
-    (Fault(status=500, code="InternalError"), Unavailable),
-    (Fault(status=503, code="ServiceUnavailable", headers=(("Retry-After", "1"),)), Unavailable),
-    (Fault(status=503, code="SlowDown", headers=(("Retry-After", "1"),)), Throttled),
-    (Fault(status=429), Throttled),
-    (Fault(reset=True), Unavailable),
+    (Refuse(500, code="InternalError"), Unavailable),
+    (Refuse(503, code="ServiceUnavailable", headers=(("Retry-After", "1"),)), Unavailable),
+    (Refuse(503, code="SlowDown", headers=(("Retry-After", "1"),)), Throttled),
+    (Refuse(429), Throttled),
+    (reset(reaches_server=False), Unavailable),
 ]
 CASES = [(name, *case) for case in REFUSALS for name in ALL] + [(name, *case) for case in PASSING for name in EACH_WAY]
 
@@ -95,15 +96,15 @@ async def fails(store: S3Store, call: Call) -> FsError:
 async def test_a_refusal_is_told_by_its_kind_and_later_calls_work(
     server: FaultServer, store: S3Store, name: str, fault: Fault, kind: type[FsError]
 ) -> None:
-    server.always = fault
-    if name == "delete" and fault.status == 404:
+    server.script = Script(Rule(fault))
+    if name == "delete" and isinstance(fault, Refuse) and fault.status == 404:
         return  # what is not there needs no deletion
     error = await fails(store, ALL[name])
-    if "head" in name and fault.code in ("SlowDown", "NoSuchBucket"):
+    if "head" in name and isinstance(fault, Refuse) and fault.code in ("SlowDown", "NoSuchBucket"):
         assert isinstance(error, kind | Unavailable)  # HEAD has no body that could say why
     else:
         assert isinstance(error, kind), error
-    server.always = None
+    server.script = Script()
     assert bytes(memoryview(await store.get("small"))) == SMALL
 
 
@@ -111,17 +112,17 @@ async def test_a_refusal_is_told_by_its_kind_and_later_calls_work(
 async def test_a_server_that_hangs_is_a_timeout_within_the_deadline(
     server: FaultServer, store: S3Store, name: str
 ) -> None:
-    server.always = Fault(hang=True)
+    server.script = Script(Rule(Stall()))
     assert isinstance(await fails(store, ALL[name]), TimedOut)
-    server.always = None
+    server.script = Script()
     assert bytes(memoryview(await store.get("small"))) == SMALL
 
 
 @pytest.mark.parametrize("name", EACH_WAY)
 @pytest.mark.parametrize(
     "fault",
-    [Fault(status=500), Fault(status=503, code="SlowDown"), Fault(status=429), Fault(reset=True)],
-    ids=lambda fault: f"{fault.status} {fault.code}",
+    [Refuse(500), Refuse(503, code="SlowDown"), Refuse(429), reset(reaches_server=False)],
+    ids=["500", "SlowDown", "429", "reset"],
 )
 async def test_a_failure_that_passes_is_not_seen(server: FaultServer, store: S3Store, name: str, fault: Fault) -> None:
     server.faults.extend([fault, fault])
@@ -130,19 +131,19 @@ async def test_a_failure_that_passes_is_not_seen(server: FaultServer, store: S3S
 
 
 @pytest.mark.parametrize("name", ["get", "get of a range", "stream", "get of an odd key", "stream of an odd key"])
-@pytest.mark.parametrize("fault", [Fault(stop_after=0), Fault(stall_after=0)], ids=["cut", "stalled"])
+@pytest.mark.parametrize("fault", [Cut(0), Stall(0)], ids=["cut", "stalled"])
 async def test_a_body_that_never_comes_whole_is_an_error(
     server: FaultServer, store: S3Store, name: str, fault: Fault
 ) -> None:
-    server.always = fault
+    server.script = Script(Rule(fault))
     assert isinstance(await fails(store, READS[name]), Unavailable | TimedOut)
-    server.always = None
+    server.script = Script()
     await READS[name](store)
 
 
 @pytest.mark.parametrize("name", ["get", "get of a range", "stream", "get of an odd key"])
 async def test_a_body_that_is_cut_once_is_fetched_to_its_end(server: FaultServer, store: S3Store, name: str) -> None:
-    server.faults.append(Fault(stop_after=3))
+    server.faults.append(Cut(3))
     await READS[name](store)
 
 
@@ -150,21 +151,21 @@ async def test_a_body_that_is_cut_once_is_fetched_to_its_end(server: FaultServer
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(whole=True),
-        Fault(headers=(("Content-Range", f"bytes 0-1/{len(DATA)}"),)),
-        Fault(headers=(("Content-Range", "bytes 7-9/10"),)),
-        Fault(headers=(("Content-Range", "nonsense"),)),
+        OtherRange(None),
+        OtherHeaders((("Content-Range", f"bytes 0-1/{len(DATA)}"),)),
+        OtherHeaders((("Content-Range", "bytes 7-9/10"),)),
+        OtherHeaders((("Content-Range", "nonsense"),)),
     ],
     ids=["whole", "other length", "other range", "nonsense"],
 )
 async def test_another_range_than_was_asked_for_is_corrupt(
     server: FaultServer, store: S3Store, name: str, fault: Fault
 ) -> None:
-    if fault.whole and name != "get of a range":
+    if isinstance(fault, OtherRange) and name != "get of a range":
         pytest.skip("the whole is what these ask for")
-    server.always = fault
+    server.script = Script(Rule(fault))
     assert isinstance(await fails(store, READS[name]), Corrupt)
-    server.always = None
+    server.script = Script()
     await READS[name](store)
 
 
@@ -173,10 +174,10 @@ async def test_another_range_than_was_asked_for_is_corrupt(
 async def test_a_body_of_another_length_than_was_asked_for_never_comes_back(
     server: FaultServer, store: S3Store, key: str, body: bytes
 ) -> None:
-    server.always = Fault(body=body)
+    server.script = Script(Rule(OtherBody(body)))
     span, version = ByteRange(0, len(SMALL)), etag(SMALL).strip('"')
     assert isinstance(await fails(store, lambda store: store.get(key, span, version=version)), Corrupt | Unavailable)
-    server.always = None
+    server.script = Script()
     assert bytes(memoryview(await store.get(key, span, version=version))) == SMALL
 
 
@@ -184,12 +185,12 @@ async def test_a_body_of_another_length_than_was_asked_for_never_comes_back(
 async def test_another_etag_in_the_answer_is_stale_even_if_the_server_ignores_conditions(
     server: FaultServer, store: S3Store, name: str
 ) -> None:
-    server.always = Fault(headers=(("ETag", '"other"'),))
+    server.script = Script(Rule(OtherHeaders((("ETag", '"other"'),))))
     assert isinstance(await fails(store, READS[name]), StaleVersion)
 
 
 async def test_a_weak_etag_is_the_same_version(server: FaultServer, store: S3Store) -> None:
-    server.always = Fault(headers=(("ETag", "W/" + etag(SMALL)),))
+    server.script = Script(Rule(OtherHeaders((("ETag", "W/" + etag(SMALL)),))))
     for key in ("small", "odd//small"):
         meta = await store.head(key)
         assert meta.version == etag(SMALL).strip('"')
@@ -197,7 +198,7 @@ async def test_a_weak_etag_is_the_same_version(server: FaultServer, store: S3Sto
 
 
 async def test_without_etags_size_and_time_are_the_version(server: FaultServer, store: S3Store) -> None:
-    server.always = Fault(headers=(("ETag", ""),))
+    server.script = Script(Rule(OtherHeaders((("ETag", ""),))))
     for key in ("small", "odd//small"):
         meta = await store.head(key)
         assert meta.version.startswith(f"{len(SMALL)}-")
@@ -219,7 +220,7 @@ async def test_without_etags_size_and_time_are_the_version(server: FaultServer, 
     ],
 )
 async def test_a_listing_that_is_none_is_corrupt(server: FaultServer, store: S3Store, body: bytes) -> None:
-    server.always = Fault(body=body)
+    server.script = Script(Rule(OtherBody(body)))
     assert isinstance(await fails(store, lambda store: keys_of(store, "folder/")), Corrupt)
     if body != b"":
         error = await fails(store, lambda store: store.probe("folder/"))
@@ -228,14 +229,14 @@ async def test_a_listing_that_is_none_is_corrupt(server: FaultServer, store: S3S
 
 async def test_a_listing_that_goes_in_circles_is_corrupt(server: FaultServer, store: S3Store) -> None:
     again = b"<NextContinuationToken>again</NextContinuationToken><IsTruncated>true</IsTruncated>"
-    server.always = Fault(body=b"<ListBucketResult>" + again + b"</ListBucketResult>")
+    server.script = Script(Rule(OtherBody(b"<ListBucketResult>" + again + b"</ListBucketResult>")))
     assert isinstance(await fails(store, lambda store: keys_of(store, "")), Corrupt)
 
 
 async def test_a_listing_goes_on_after_a_failed_page(server: FaultServer, store: S3Store) -> None:
     server.objects = {f"k{number:02}": b"x" for number in range(25)}
     server.page_keys = 10
-    server.faults.extend([None, Fault(status=503), None, Fault(reset=True)])
+    server.faults.extend([None, Refuse(503), None, reset(reaches_server=False)])
     assert await keys_of(store, "") == sorted(server.objects)
 
 
@@ -252,23 +253,14 @@ async def test_a_listing_asks_once_for_each_page_and_not_beyond_what_is_read(
 
 
 async def test_a_retry_after_beyond_the_deadline_is_not_waited_for(server: FaultServer, store: S3Store) -> None:
-    server.always = Fault(status=503, code="SlowDown", headers=(("Retry-After", "3600"),))
+    server.script = Script(Rule(Refuse(503, code="SlowDown", headers=(("Retry-After", "3600"),))))
     assert isinstance(await fails(store, lambda store: keys_of(store, "")), Throttled)
     assert server.requests["GET"] == 1
 
 
-async def test_a_conditional_put_is_not_repeated_when_its_outcome_is_unknown(server: FaultServer) -> None:
-    store = store_at(server.endpoint, conditional_put="true")
-    server.faults.append(Fault(reset=True))
-    with pytest.raises(Unavailable):
-        await store.put("new", b"x", if_absent=True)
-    assert server.requests["PUT"] == 1
-    await store.close()
-
-
 async def test_a_whole_object_is_one_request_and_so_is_a_stream(server: FaultServer, store: S3Store) -> None:
     for call in ("get", "get of a range", "stream", "get of an odd key", "stream of an odd key"):
-        server.requests.clear()
+        server.seen.clear()
         await READS[call](store)
         assert server.requests == {"GET": 1}, call
 
@@ -278,7 +270,7 @@ async def test_a_version_is_asked_of_the_store_so_that_no_other_bytes_travel(
     server: FaultServer, store: S3Store, name: str
 ) -> None:
     await READS[name](store)
-    assert server.seen[-1]["if-match"] in (etag(SMALL), etag(DATA))
+    assert server.seen[-1].headers["if-match"] in (etag(SMALL), etag(DATA))
 
 
 async def test_slow_bytes_are_no_silence(server: FaultServer) -> None:
