@@ -17,7 +17,8 @@ from forebay.stores.gcs import GcsStore
 from forebay.stores.gcs_options import parse
 from forebay.testing.certificates import make_certificate
 from forebay.testing.fakegcs import FakeGcs
-from forebay.testing.fault_server import Fault, fault_server
+from forebay.testing.fault_server import fault_server
+from forebay.testing.faults import Rule, Script, Stall
 from forebay.testing.scripted_http import Answer, Seen, scripted_http
 
 TOKEN = "ya29.TOPSECRET"
@@ -69,7 +70,7 @@ async def test_no_such_host() -> None:
 
 async def test_a_server_that_never_answers() -> None:
     async with fault_server() as server:
-        server.always = Fault(hang=True)
+        server.script = Script(Rule(Stall()))
         assert isinstance(await refused("bucket", server.endpoint), TimedOut)
 
 

@@ -19,7 +19,7 @@ from forebay.cache.pagefile import PageFile, Pages, PageWriter
 from forebay.cache.pages import PAGE_BYTES, Run
 from forebay.cache.throttle import Throttle
 from forebay.errors import Corrupt, FsError, NotFound, StaleVersion, TimedOut
-from forebay.stores.base import Store
+from forebay.stores.base import OutsideObject, Store
 from forebay.types import Buffer, ByteRange
 
 SINGLE_PAGES_MAX = 2  # up to 2 MiB come as one buffer; more is streamed, so that a reader waits for its page only
@@ -161,6 +161,8 @@ async def _answer(route: Route, call: Awaitable[Answer]) -> Answer:
             return await call
     except NotFound as error:
         raise StaleVersion(f"{route.key} was deleted in its store", path=route.key) from error
+    except OutsideObject as error:  # no flight leaves its version: this is another
+        raise StaleVersion(f"{route.key} is shorter in its store by now", path=route.key) from error
     except TimeoutError as error:
         if isinstance(error, FsError):
             raise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from forebay.errors import Invalid
 from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
 
 
@@ -33,6 +34,10 @@ class ListPage(NamedTuple):
     folders: list[str]  # common prefixes, each ending in "/"; empty in a recursive listing
     folder_metas: Mapping[str, FolderMeta] = MappingProxyType({})
     """By folder, where folders exist by themselves; of a recursive listing, before the first object below it."""
+
+
+class OutsideObject(Invalid):
+    """A range starts at or past the end of the object: to who knows its size, another version."""
 
 
 class Opened(NamedTuple):
@@ -77,7 +82,7 @@ class Store(Protocol):
         Raises:
             NotFound: no object has that key.
             StaleVersion: the object has another version by now.
-            Invalid: `span` is empty, negative, or starts at or past the end.
+            Invalid: `span` is empty, negative, or starts at or past the end (`OutsideObject`, if the store said so).
             Corrupt: the answer is not `span` of `version`: too short, too long, or of another range.
         """
         ...

@@ -31,8 +31,9 @@ from forebay.stores.gcs_http import GcsHttp
 from forebay.stores.gcs_options import GcsOptions
 from forebay.stores.gcs_upload import Upload
 from forebay.stores.http_calls import Request
-from forebay.stores.http_reads import HttpReads, size_in
-from forebay.stores.obstore_reads import Meta, ObstoreReads, client_options, counted, is_odd, retry_config
+from forebay.stores.http_reads import size_in
+from forebay.stores.object_reads import ObjectReads
+from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import answer_in, from_obstore
@@ -74,8 +75,7 @@ class GcsStore:
         self._http = GcsHttp(bucket, options, self.location, deadline_s=deadline_s)
         self._client: obstore.store.GCSStore | None = None
         self._connecting = asyncio.Lock()
-        self._reads = ObstoreReads(self)
-        self._odd_reads = HttpReads(self, self._http.calls)
+        self._reads = ObjectReads(self, self._http.calls)
 
     def __repr__(self) -> str:
         return f"<GcsStore {self.location}>"
@@ -99,15 +99,14 @@ class GcsStore:
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
         try:
-            return await (self._odd_reads if is_odd(key) else self._reads).get(key, span, version)
+            return await self._reads.get(key, span, version)
         except NotFound as error:
             raise await self._why_missing(error, key, version) from None
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
-        chunks = (self._odd_reads if is_odd(key) else self._reads).stream(key, span, version, chunk_bytes)
         try:
-            async for chunk in counted(chunks, self.location, key, span):
+            async for chunk in self._reads.stream(key, span, version, chunk_bytes):
                 yield chunk
         except NotFound as error:
             raise await self._why_missing(error, key, version) from None
@@ -223,11 +222,11 @@ class GcsStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._reads.drain()
+        await self._reads.obstore.drain()
         had_client, self._client = self._client is not None, None
         await self._http.calls.close()
         if had_client:
-            await self._reads.rest()
+            await self._reads.obstore.rest()
 
     # ------------------------------------------------------------------ obstore
 

@@ -3,8 +3,9 @@
 What differs from store to store is its `Dialect`: where a request goes, how it is signed, what a refusal means.
 
 *Callers*: adapters, on the loop.  *Locks*: none.  *Awaits*: the network, each call within the deadline, retries
-included.  *Invariants*: a URL goes out exactly as the dialect wrote it; a request that may not be repeated is sent
-once, unless the store says that it was not carried out.
+included.  *Invariants*: a URL goes out exactly as the dialect wrote it; no request is repeated before the time that
+the store named; one that may not be repeated is sent once, unless the store says that it was not carried out; one that
+has a `check` is not repeated before that has looked.
 """
 
 import asyncio
@@ -19,14 +20,16 @@ from typing import NamedTuple, Protocol, TypeVar
 import aiohttp
 import yarl
 
-from forebay.errors import FsError, Invalid, TimedOut
+from forebay.errors import FsError, Invalid, Throttled, TimedOut
 from forebay.stores import wire_errors
+from forebay.stores.times import header_time_ns
 from forebay.stores.wire_errors import Names
 from forebay.types import Buffer
 from forebay.units import KIB, MIB
 
 RETRIES_MAX = 4
 BACKOFF_S, BACKOFF_MAX_S = 0.1, 5.0  # doubled each time, with full jitter
+HEED_S = 120.0  # the longest time that stores are known to name (older MinIO)
 CONNECT_WITHIN_S = 5.0
 SILENCE_MAX_S = 15.0  # without a byte; then the attempt is given up and repeated
 CONNECTIONS_MAX = 64
@@ -56,6 +59,8 @@ class Request:
     body: Buffer = b""
     repeat: bool = True  # may be sent again when its outcome is unknown
     url: str = ""  # where it goes, percent-encoded, if that does not follow from the key, such as an upload's session
+    check: Callable[[], Awaitable[Response | None]] | None = None
+    """Looks whether an earlier try, whose answer was lost, was carried out; the answer to give then."""
 
 
 class Tls(NamedTuple):
@@ -105,6 +110,7 @@ class HttpCalls:
         self.deadline_s = deadline_s
         self._dialect = dialect
         self._tls = tls
+        self.heed_until = 0.0  # by the loop's clock: until then the store is one that names times to wait
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -113,15 +119,24 @@ class HttpCalls:
         return min(SILENCE_MAX_S, self.deadline_s / 3)
 
     async def call(
-        self, request: Request, *, expect: tuple[int, ...] = (200,), size_max: int = _ANSWER_BYTES_MAX
+        self,
+        request: Request,
+        *,
+        expect: tuple[int, ...] = (200,),
+        size_max: int = _ANSWER_BYTES_MAX,
+        until: float | None = None,
     ) -> Response:
         """Send a request and read its whole answer; of one longer than `size_max`, a little more than that.
+
+        `until` is a time of the loop's clock; None: the deadline from now.
 
         Raises:
             FsError: the store refused, or could not be reached within the deadline.
         """
 
-        async def once() -> Response:
+        async def once(is_lost: bool) -> Response:
+            if is_lost and request.check is not None and (done := await request.check()) is not None:
+                return done
             async with self._send(request, expect) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_any():
@@ -130,23 +145,25 @@ class HttpCalls:
                         break
                 return Response(response.headers, body, response.status)
 
-        return await self._repeat(once, request)
+        return await self._repeat(once, request, until)
 
     @asynccontextmanager
-    async def open(self, request: Request, *, expect: tuple[int, ...]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def open(
+        self, request: Request, *, expect: tuple[int, ...], until: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; the answer's body is read by the caller with `next_chunk`."""
 
-        async def once() -> aiohttp.ClientResponse:
+        async def once(is_lost: bool) -> aiohttp.ClientResponse:  # what `open` asks may be repeated
             return await held.enter_async_context(self._send(request, expect))
 
         async with AsyncExitStack() as held:
-            yield await self._repeat(once, request)
+            yield await self._repeat(once, request, until)
 
     async def next_chunk(self, response: aiohttp.ClientResponse, size: int) -> bytes:
         """The next bytes of an open answer, about `size` of them; none at its end.
 
         Raises:
-            Unavailable, TimedOut: the answer broke off.
+            Unavailable, TimedOut: the answer broke off, and all that came of it has been given.
         """
         chunk = bytearray()
         try:
@@ -154,7 +171,8 @@ class HttpCalls:
                 while len(chunk) < size and (more := await response.content.read(size - len(chunk))):
                     chunk += more
         except wire_errors.WIRE_ERRORS as error:
-            raise wire_errors.from_wire(error, self._dialect.names) from None
+            if not chunk:
+                raise wire_errors.from_wire(error, self._dialect.names) from None
         return bytes(chunk)
 
     async def headers_of(self, url: str) -> Mapping[str, str]:
@@ -172,13 +190,16 @@ class HttpCalls:
         if session is not None:
             await session.close()
 
-    async def _repeat(self, once: Callable[[], Awaitable[Result]], request: Request) -> Result:
+    async def _repeat(self, once: Callable[[bool], Awaitable[Result]], request: Request, until: float | None) -> Result:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.deadline_s if until is None else until
         failed: FsError | None = None
+        is_lost = False  # may an earlier try have been carried out?
         try:
-            async with asyncio.timeout(self.deadline_s):
+            async with asyncio.timeout_at(until):
                 for tried in range(RETRIES_MAX + 1):
                     try:
-                        return await once()
+                        return await once(is_lost)
                     except FsError:
                         raise
                     except Refusal as refused:
@@ -186,12 +207,16 @@ class HttpCalls:
                         if refused.at_once:
                             continue
                         may_repeat, pause_s = refused.may_repeat(request), refused.retry_after_s
+                        if pause_s:
+                            self.heed_until = loop.time() + HEED_S
                     except wire_errors.WIRE_ERRORS as error:
                         failed = wire_errors.from_wire(error, self._dialect.names, request.key)
                         may_repeat, pause_s = request.repeat and not wire_errors.is_hopeless(error), 0.0
-                    if not may_repeat or tried == RETRIES_MAX or pause_s >= self.deadline_s:
+                    is_lost = is_lost or not isinstance(failed, Throttled)
+                    pause_s += backoff_s(tried, random.random())
+                    if not may_repeat or tried == RETRIES_MAX or loop.time() + pause_s >= until:
                         break
-                    await asyncio.sleep(max(pause_s, random.random() * min(BACKOFF_MAX_S, BACKOFF_S * 2**tried)))
+                    await asyncio.sleep(pause_s)
         except TimeoutError as error:
             if isinstance(error, FsError):
                 raise
@@ -215,8 +240,7 @@ class HttpCalls:
             if response.status not in expect:
                 said = await response.content.read(MIB)
                 refusal = await self._dialect.refusal(request, response, said)
-                after = response.headers.get("Retry-After", "")
-                refusal.retry_after_s = float(after) if after.isdecimal() else 0.0
+                refusal.retry_after_s = retry_after_s(response.headers)
                 raise refusal
             yield response
 
@@ -235,6 +259,30 @@ class HttpCalls:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def backoff_s(tried: int, chance: float) -> float:
+    """The pause before a try that follows on `tried` and one others; `chance` is from 0 to 1.
+
+    >>> [backoff_s(tried, 1.0) for tried in (0, 1, 2, 9)], backoff_s(9, 0.5)
+    ([0.1, 0.2, 0.4, 5.0], 2.5)
+    """
+    return chance * min(BACKOFF_MAX_S, BACKOFF_S * 2.0**tried)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """How long the store asks to wait, in seconds, or until a date by its own clock; 0 if it does not say.
+
+    >>> retry_after_s({"Retry-After": "3"})
+    3.0
+    >>> retry_after_s({"Retry-After": "Tue, 03 Jun 2025 10:00:07 GMT", "Date": "Tue, 03 Jun 2025 10:00:00 GMT"})
+    7.0
+    """
+    said = headers.get("Retry-After", "")
+    if said.isdecimal():
+        return float(said)
+    then_ns, now_ns = header_time_ns(said), header_time_ns(headers.get("Date"))
+    return max(0.0, (then_ns - now_ns) / 1e9) if then_ns and now_ns else 0.0
 
 
 async def _pieces(body: Buffer) -> AsyncIterator[memoryview]:

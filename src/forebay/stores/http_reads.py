@@ -1,4 +1,4 @@
-"""Bytes of objects over `http_calls`, for the keys that obstore refuses or would change.
+"""Bytes of objects over `http_calls`: what `object_reads` does not ask of obstore.
 
 What differs from store to store is its `Service`: how the bytes are asked for, what the headers say.
 
@@ -6,10 +6,11 @@ What differs from store to store is its `Service`: how the bytes are asked for, 
 for each chunk.  *Invariants*: those of `obstore_reads`.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from forebay.errors import Corrupt, Invalid, StaleVersion
+from forebay.errors import Corrupt, StaleVersion
+from forebay.stores.base import OutsideObject
 from forebay.stores.http_calls import HttpCalls, Request
 from forebay.stores.obstore_reads import check_span
 from forebay.types import Buffer, ByteRange, ObjectMeta
@@ -39,20 +40,24 @@ class HttpReads:
         self._service = service
         self._calls = calls
 
-    async def get(self, key: str, span: ByteRange | None, version: str | None) -> Buffer:
-        """See `Store.get`."""
-        expect, size_max = ((200,), WHOLE_BYTES_MAX) if span is None else ((200, 206), span.size)
-        answer = await self._calls.call(self._request(key, span, version), expect=expect, size_max=size_max)
+    async def get(self, key: str, span: ByteRange | None, version: str | None, until: float | None) -> Buffer:
+        """See `Store.get`; `until` as `HttpCalls.call` has it."""
+        size_max, request = WHOLE_BYTES_MAX if span is None else span.size, self._request(key, span, version)
+        answer = await self._calls.call(request, expect=(200, 206), size_max=size_max, until=until)
         expected = self._check(key, answer.headers, span, version)
         if len(answer.body) != expected:
             message = f"{self._service.location}: {key!r}: {expected} bytes were announced, others came"
             raise Corrupt(message, path=key)
         return answer.body
 
-    async def stream(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
-        """The chunks of an answer; who asks counts them."""
-        async with self._calls.open(self._request(key, span, version), expect=(200, 206)) as response:
+    async def stream(
+        self, key: str, span: ByteRange, version: str, chunk_bytes: int, until: float | None
+    ) -> AsyncGenerator[Buffer, None]:
+        """The chunks of an answer, the first of them empty: it has begun.  Who asks counts the bytes."""
+        request = self._request(key, span, version)
+        async with self._calls.open(request, expect=(200, 206), until=until) as response:
             self._check(key, response.headers, span, version)
+            yield b""
             while chunk := await self._calls.next_chunk(response, chunk_bytes):
                 yield chunk
 
@@ -68,14 +73,13 @@ class HttpReads:
         location, meta = self._service.location, self._service.meta_in(key, headers)
         if version is not None and meta.version != version:
             raise StaleVersion(f"{location}: {key!r}: has another version by now", path=key)
-        if span is None:
-            return meta.size
-        if span.start >= meta.size:
-            raise Invalid(f"{location}: {key!r}: the range lies outside the object", path=key)
+        first, stop = (0, meta.size) if span is None else span
+        if span is not None and first >= meta.size:
+            raise OutsideObject(f"{location}: {key!r}: the range lies outside the object", path=key)
         sent = headers.get("Content-Range", f"bytes 0-{meta.size - 1}/{meta.size}")
-        if not sent.startswith(f"bytes {span.start}-{span.stop - 1}/"):
+        if not sent.startswith(f"bytes {first}-{stop - 1}/"):
             raise Corrupt(f"{location}: {key!r}: the store sent another range than was asked for", path=key)
-        return span.size
+        return stop - first
 
 
 def size_in(key: str, headers: Mapping[str, str]) -> int:

@@ -9,14 +9,14 @@ returned only if the answer's version, range and length are what was asked for.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
-from forebay.errors import Corrupt, Invalid, StaleVersion, Unavailable
-from forebay.stores.http_calls import BACKOFF_MAX_S, CONNECT_WITHIN_S, RETRIES_MAX, HttpCalls, Tls
+from forebay.errors import Corrupt, Invalid, StaleVersion
+from forebay.stores.http_calls import CONNECT_WITHIN_S, HttpCalls, Tls
 from forebay.stores.wire_errors import OBSTORE_ERRORS, Names
 from forebay.types import Buffer, ByteRange
 
@@ -97,7 +97,7 @@ class ObstoreReads:
             raise Corrupt(message, path=key)
         return data
 
-    async def stream(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
+    async def stream(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncGenerator[Buffer, None]:
         """The chunks of an answer; who asks counts them."""
         check_span(key, span)
         options: dict[str, Any] = self._service.conditions(version) | {"range": span}
@@ -150,18 +150,6 @@ class ObstoreReads:
         await asyncio.sleep(_QUIET_S)
 
 
-async def counted(chunks: AsyncIterator[Buffer], location: str, key: str, span: ByteRange) -> AsyncIterator[Buffer]:
-    """The chunks of `span`, which must be neither more nor fewer bytes."""
-    came = 0
-    async for chunk in chunks:
-        came += len(chunk)
-        if came > span.size:
-            raise Corrupt(f"{location}: {key!r}: more bytes came than were asked for", path=key)
-        yield chunk
-    if came < span.size:
-        raise Unavailable(f"{location}: {key!r}: the answer ended after {came} of {span.size} bytes", path=key)
-
-
 async def client_options(names: Names, tls: Tls, calls: HttpCalls) -> dict[str, Any]:
     """How obstore's HTTP client shall behave: as `HttpCalls` does."""
     options: dict[str, Any] = {
@@ -182,13 +170,8 @@ async def client_options(names: Names, tls: Tls, calls: HttpCalls) -> dict[str, 
 
 
 def retry_config(deadline_s: float) -> Any:  # noqa: ANN401 - a TypedDict of obstore's type stubs
-    """How obstore shall repeat what failed."""
-    return {
-        "max_retries": RETRIES_MAX,
-        "retry_timeout": timedelta(seconds=deadline_s * 2 / 3),
-        # The last pause must end within the deadline: else its end hides what the store said.
-        "backoff": {"max_backoff": timedelta(seconds=min(BACKOFF_MAX_S, deadline_s / 6))},
-    }
+    """obstore tries once: `object_reads` goes on."""
+    return {"max_retries": 0, "retry_timeout": timedelta(seconds=deadline_s)}
 
 
 def is_odd(key: str) -> bool:

@@ -20,12 +20,14 @@ from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersio
 from forebay.stores import s3_errors, s3_listing, s3_options
 from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.http_calls import Request
-from forebay.stores.http_reads import HttpReads, size_in
-from forebay.stores.obstore_reads import Meta, ObstoreReads, client_options, counted, is_odd, retry_config
+from forebay.stores.http_reads import size_in
+from forebay.stores.object_reads import ObjectReads
+from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.s3_http import S3Http
 from forebay.stores.s3_listing import version_of
 from forebay.stores.s3_options import S3Options
 from forebay.stores.s3_upload import Upload
+from forebay.stores.s3_write import Write
 from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import from_obstore
@@ -63,8 +65,7 @@ class S3Store:
         self._client: obstore.store.S3Store | None = None
         self._client_region = ""
         self._connecting = asyncio.Lock()
-        self._reads = ObstoreReads(self)
-        self._odd_reads = HttpReads(self, self._http.calls)
+        self._reads = ObjectReads(self, self._http.calls)
 
     def __repr__(self) -> str:
         return f"<S3Store {self.location}>"
@@ -85,20 +86,22 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectMeta:
         """See `Store.head`."""
-        if is_odd(key):
-            answer = await self._http.calls.call(Request("HEAD", key))
-            return self.meta_in(key, answer.headers)
-        found = await self._reads.head(key)
+        return await self._reads.either(key, lambda: self._head(key), lambda until: self._head_ourselves(key, until))
+
+    async def _head(self, key: str) -> ObjectMeta:
+        found = await self._reads.obstore.head(key)
         return ObjectMeta(key, found["size"], nanoseconds(found["last_modified"]), self.version_of(found))
+
+    async def _head_ourselves(self, key: str, until: float | None) -> ObjectMeta:
+        return self.meta_in(key, (await self._http.calls.call(Request("HEAD", key), until=until)).headers)
 
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
-        return await (self._odd_reads if is_odd(key) else self._reads).get(key, span, version)
+        return await self._reads.get(key, span, version)
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
-        chunks = (self._odd_reads if is_odd(key) else self._reads).stream(key, span, version, chunk_bytes)
-        async for chunk in counted(chunks, self.location, key, span):
+        async for chunk in self._reads.stream(key, span, version, chunk_bytes):
             yield chunk
 
     # ------------------------------------------------------------------ keys that obstore does not take
@@ -150,10 +153,9 @@ class S3Store:
                 "if they do, mount with --option s3.conditionalPut=true",
                 path=key,
             )
-        # A conditional write whose answer was lost would meet itself when repeated.
-        request = Request("PUT", key, headers=tuple(headers), body=data, repeat=not headers)
+        write = Write(self._http, key)
         try:
-            answer = await self._http.calls.call(request)
+            answer = await write.send(Request("PUT", key, headers=(*write.headers, *headers), body=data))
         except StaleVersion:
             if if_absent:
                 raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
@@ -191,11 +193,11 @@ class S3Store:
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._reads.drain()
+        await self._reads.obstore.drain()
         had_client, self._client = self._client is not None, None
         await self._http.calls.close()
         if had_client:
-            await self._reads.rest()
+            await self._reads.obstore.rest()
 
     # ------------------------------------------------------------------ obstore
 

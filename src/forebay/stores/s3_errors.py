@@ -6,7 +6,8 @@ request.
 
 import xml.etree.ElementTree as ET
 
-from forebay.errors import Denied, FsError, Invalid, NotFound, StaleVersion, Throttled, Unavailable
+from forebay.errors import Corrupt, Denied, FsError, Invalid, NotFound, StaleVersion, Throttled, Unavailable
+from forebay.stores.base import OutsideObject
 from forebay.stores.wire_errors import Answer, answer_in
 
 WRONG_REGION = frozenset(
@@ -97,11 +98,13 @@ def refused(answer: Answer, location: str, key: str | None = None) -> FsError:
     if status == 412:
         return StaleVersion(f"{what}: has another version by now", path=path)
     if status == 416:
-        return Invalid(f"{what}: the range lies outside the object", path=path)
+        return OutsideObject(f"{what}: the range lies outside the object", path=path)
     if status == 429 or code in _THROTTLED:
         return Throttled(f"{what}: the store asks for fewer requests ({said})", path=path)
     if status >= 500:
         return Unavailable(f"{what}: the store failed ({said})", path=path)
+    if status < 300:
+        return Corrupt(f"{what}: the store answered something else than was asked ({said})", path=path)
     return Invalid(f"{what}: the store refused the request ({said})", path=path)
 
 

@@ -16,6 +16,7 @@ from forebay.errors import FsError, Invalid
 from forebay.stores import s3_errors
 from forebay.stores.http_calls import Request, Response
 from forebay.stores.s3_http import S3Http
+from forebay.stores.s3_write import Write
 from forebay.types import Buffer
 from forebay.units import MIB
 
@@ -33,13 +34,14 @@ class Upload:
     def __init__(self, http: S3Http, key: str) -> None:
         self._http = http
         self._key = key
+        self._write = Write(http, key)
         self._id = ""
         self._etags: dict[int, str] = {}
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, chunks: AsyncIterator[Buffer]) -> str:
         """Upload everything; the new object's ETag.  Raises what `chunks` or the store raises."""
-        started = await self._http.calls.call(Request("POST", self._key, (("uploads", ""),)))
+        started = await self._http.calls.call(Request("POST", self._key, (("uploads", ""),), self._write.headers))
         self._id = _text(started, "UploadId")
         if not self._id:
             raise Invalid(f"{self._http.location}: the store does not do multipart uploads", path=self._key)
@@ -80,8 +82,8 @@ class Upload:
             for number, etag in sorted(self._etags.items())
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
-        answer = await self._http.calls.call(Request("POST", self._key, (("uploadId", self._id),), body=body))
-        etag = _text(answer, "ETag")
+        answer = await self._write.send(Request("POST", self._key, (("uploadId", self._id),), body=body))
+        etag = _text(answer, "ETag") or answer.headers.get("ETag", "")
         if not etag:  # the status comes before the work is done, so a failure may come as a 200
             said = s3_errors.read_answer(500, answer.body)
             raise s3_errors.refused(said, self._http.location, self._key)

@@ -20,7 +20,8 @@ from forebay.stores import gcs_google_auth
 from forebay.stores.gcs import GcsStore
 from forebay.stores.gcs_credentials import TokenSource
 from forebay.stores.gcs_options import parse
-from forebay.testing.fault_server import Fault, fault_server
+from forebay.testing.fault_server import fault_server
+from forebay.testing.faults import Rule, Script, Stall
 from forebay.testing.scripted_http import Answer, ScriptedHttp, Seen, scripted_http
 
 ACCOUNT = "reader@project.iam.gserviceaccount.com"
@@ -184,7 +185,7 @@ async def test_a_token_server_that_nobody_reaches_is_unavailable(key: dict[str, 
 
 async def test_a_token_server_that_never_answers_is_a_timeout(key: dict[str, str]) -> None:
     async with fault_server() as server:
-        server.always = Fault(hang=True)
+        server.script = Script(Rule(Stall()))
         key["token_uri"] = f"{server.endpoint}/token"
         tokens = TokenSource(parse({"gs.key": json.dumps(key)}), "gs://bucket", deadline_s=0.3)
         error = await fails(tokens)
