@@ -68,7 +68,8 @@ class CacheIndex:
             sqlite3.Error: the disk refuses, such as when it is full.
         """
         self._path = path
-        self._dead: set[int] = set()  # forgotten, but not yet deleted: no query tells of them
+        self._dead: set[int] = set()  # forgotten, and until the last `save` not deleted: no query tells of them
+        self._deleted: list[int] = []  # of these, the ones that the last `save` has deleted
         self._write_lock = threading.Lock()
         try:
             self._open(boot_id)
@@ -167,7 +168,7 @@ class CacheIndex:
         Raises:
             sqlite3.Error: the disk refuses.
         """
-        dead = list(self._dead)
+        deleted, dead = self._deleted, list(self._dead)
         for start in range(0, max(1, len(rows)), SAVE_ROWS):  # the loop may want the lock in between
             self._save_some(rows[start : start + SAVE_ROWS])
         with self._write_lock, self._writer:
@@ -177,7 +178,9 @@ class CacheIndex:
                     "INSERT OR REPLACE INTO datasets VALUES (?,?,?)",
                     ((mount, _blob(folder), s) for (mount, folder), s in idle.items()),
                 )
-        self._dead.difference_update(dead)
+        # Not those of now: a query that runs beside this may have seen their rows, and look into `_dead` only now.
+        self._dead.difference_update(deleted)
+        self._deleted = dead
 
     def _save_some(self, rows: Sequence[Row]) -> None:
         with self._write_lock, self._writer:
@@ -198,12 +201,12 @@ class CacheIndex:
             ]
 
     def is_forgotten(self, file_id: int) -> bool:
-        """Was that row forgotten since the last `save`?"""
+        """Was that row forgotten, so that a query may still have told of it?"""
         return file_id in self._dead
 
     @property
     def has_forgotten(self) -> bool:
-        """Are there rows to delete?"""
+        """Is there a `save` to come that has rows to delete, or to be done with?"""
         return bool(self._dead)
 
     def forget(self, ids: Iterable[int]) -> None:
