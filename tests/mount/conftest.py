@@ -93,6 +93,13 @@ class Reader:
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().removesuffix("\n")
 
+    def ask(self, line: str) -> str:
+        """Write a line to it; the next line that it writes."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+        return self.line()
+
     def end(self, told: bytes = b"\n") -> str:
         """Write to it, and return the rest of what it writes; it must end well."""
         out, err = self.process.communicate(told, timeout=CHILD_WAIT_S)
