@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay.testing.ceph import Ceph
 from forebay.testing.daemons import CommandRan, RunForebay, forebay_command, temporary_home
 
 COMMAND_WAIT_S = 60.0
@@ -36,3 +37,10 @@ def forebay(forebay_home: Path) -> RunForebay:
         return CommandRan(ran.returncode, ran.stdout, ran.stderr.decode())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A real Ceph for the whole session, started when the first test asks for it."""
+    with Ceph(tmp_path_factory.mktemp("ceph")) as cluster:
+        yield cluster

@@ -111,8 +111,7 @@ class S3Http:
         keys = await self.credentials.keys()
         if keys is None:
             return headers
-        headers["X-Amz-Content-SHA256"] = await _sha256(request.body)
-        return _signed(request.method, url, headers, keys, self.region)
+        return _signed(request.method, url, headers, await _sha256(request.body), keys, self.region)
 
 
 def _path(key: str | None) -> str:
@@ -125,10 +124,21 @@ def _query(query: tuple[tuple[str, str], ...]) -> str:
     return urlencode(sorted(query), quote_via=quote, safe="~", errors="surrogateescape")
 
 
-def _signed(method: str, url: str, headers: dict[str, str], keys: Keys, region: str) -> dict[str, str]:
+class _Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
+    """Signs a body by the sum that is given, where botocore would read the body itself, and on the loop."""
+
+    def __init__(self, keys: Keys, region: str, sha256: str) -> None:
+        super().__init__(Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token), "s3", region)
+        self._sha256 = sha256
+
+    def payload(self, request: AWSRequest) -> str:
+        """What goes out as X-Amz-Content-SHA256: Amazon and Ceph compare it with the bytes that come."""
+        return self._sha256
+
+
+def _signed(method: str, url: str, headers: dict[str, str], sha256: str, keys: Keys, region: str) -> dict[str, str]:
     request = AWSRequest(method=method, url=url, headers=headers)
-    credentials = Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
-    S3SigV4Auth(credentials, "s3", region).add_auth(request)
+    _Signer(keys, region, sha256).add_auth(request)
     return dict(request.headers.items())
 
 

@@ -40,7 +40,10 @@ class Upload:
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, chunks: AsyncIterator[Buffer]) -> str:
-        """Upload everything; the new object's ETag.  Raises what `chunks` or the store raises."""
+        """Upload everything; the new object's ETag, or "" from Ceph 16, which does not tell it.
+
+        Raises what `chunks` or the store raises.
+        """
         started = await self._http.calls.call(Request("POST", self._key, (("uploads", ""),), self._write.headers))
         self._id = _text(started, "UploadId")
         if not self._id:
@@ -83,11 +86,11 @@ class Upload:
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         answer = await self._write.send(Request("POST", self._key, (("uploadId", self._id),), body=body))
-        etag = _text(answer, "ETag") or answer.headers.get("ETag", "")
-        if not etag:  # the status comes before the work is done, so a failure may come as a 200
+        found = answer.headers.get("ETag", "")  # told by the HEAD that looked for an answer that was lost
+        if not found and not _is_result(answer):  # the status comes before the work is done: a failure may be a 200
             said = s3_errors.read_answer(500, answer.body)
             raise s3_errors.refused(said, self._http.location, self._key)
-        return etag
+        return _text(answer, "ETag") or found
 
     async def _abort(self) -> None:
         for task in self._sending:
@@ -116,9 +119,16 @@ async def _parts(chunks: AsyncIterator[Buffer]) -> AsyncIterator[Buffer]:
         yield held
 
 
+def _is_result(answer: Response) -> bool:
+    return _root(answer).tag.rpartition("}")[2] == "CompleteMultipartUploadResult"
+
+
 def _text(answer: Response, name: str) -> str:
+    return next((child.text or "" for child in _root(answer) if child.tag.rpartition("}")[2] == name), "")
+
+
+def _root(answer: Response) -> ET.Element:
     try:
-        root = ET.fromstring(answer.body)
+        return ET.fromstring(answer.body)
     except ET.ParseError:
-        return ""
-    return next((child.text or "" for child in root if child.tag.rpartition("}")[2] == name), "")
+        return ET.Element("")

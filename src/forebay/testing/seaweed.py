@@ -6,26 +6,21 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
-
 from forebay.errors import Invalid, TimedOut, Unavailable
 from forebay.testing.leash import leashed
 from forebay.testing.ports import free_ports
+from forebay.testing.s3_request import ANSWER_WITHIN_S, S3Account, signed_request
 
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 0.5  # it waits ten seconds for its own parts to leave; what it stored is in its files by then
 VOLUMES_MAX = 2_000  # a bucket takes about seven, each an empty file until it is written
 START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 _POLL_S = 0.05
-_ANSWER_WITHIN_S = 30.0
 
 
 class SeaweedS3:
@@ -91,23 +86,15 @@ class SeaweedS3:
                 f"http://127.0.0.1:{self._filer_port}/buckets/{name}?recursive=true&ignoreRecursiveError=true",
                 method="DELETE",
             ),
-            timeout=_ANSWER_WITHIN_S,
+            timeout=ANSWER_WITHIN_S,
         ) as answer:
             if answer.status not in (200, 202, 204):
                 raise Unavailable(f"SeaweedFS did not remove the bucket {name}: {answer.status}")
 
     def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """One signed request; the status and the body of the answer.  Independent of Forebay's own clients."""
-        request = AWSRequest(method=method, url=self.endpoint + path, data=body)
-        S3SigV4Auth(Credentials(self.access_key, self.secret_key), "s3", "us-east-1").add_auth(request)
-        prepared = request.prepare()
-        call = urllib.request.Request(prepared.url, data=body or None, headers=dict(prepared.headers), method=method)
-        try:
-            with urllib.request.urlopen(call, timeout=_ANSWER_WITHIN_S) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as refused:
-            with refused:
-                return refused.code, refused.read()
+        account = S3Account(self.endpoint, self.access_key, self.secret_key)
+        return signed_request(account, method, path, body)
 
     def stop(self) -> None:
         """End the process and wait for its end."""

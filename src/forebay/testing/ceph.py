@@ -1,0 +1,279 @@
+"""A real Ceph for tests and benches, on one machine: a monitor, an OSD, a metadata server and an object gateway.
+
+The programs are the distribution's own (`PACKAGES`).  A start takes about 8 s, most of them the OSD's.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from forebay.errors import Invalid, TimedOut, Unavailable
+from forebay.testing.leash import leashed
+from forebay.testing.s3_request import S3Account, signed_request
+
+PACKAGES = "ceph-mon ceph-osd ceph-mds radosgw"  # of Debian and Ubuntu; `ceph` and libcephfs come with them
+READY_WITHIN_S = 90.0
+START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
+FS_NAME = "cephfs"
+MEMORY_GIB = 4
+_PROGRAMS = ("ceph", "ceph-authtool", "monmaptool", "ceph-mon", "ceph-osd", "ceph-mds", "radosgw", "radosgw-admin")
+_POLL_S = 0.1
+_COMMAND_WITHIN_S = 60.0
+_GRANTS = {  # what each part of the cluster may do, as Ceph's own manual deployment says
+    "mon.": {"mon": "allow *"},
+    "client.admin": {"mon": "allow *", "osd": "allow *", "mds": "allow *"},
+    "osd.0": {"mon": "allow profile osd", "osd": "allow *"},
+    "mds.a": {"mon": "allow profile mds", "osd": "allow rwx", "mds": "allow *"},
+}
+_CONFIG = """\
+[global]
+fsid = {fsid}
+mon host = {monitors}
+mon initial members = a
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+ms bind ipv6 = false
+keyring = {folder}/keyring
+run dir = {folder}/run
+admin socket =
+log file = {folder}/log/$name.log
+crash dir = {folder}/log
+# One copy of everything, in few parts: there is one disk.
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 4
+osd pool default pgp num = 4
+osd pool default pg autoscale mode = off
+osd crush chooseleaf type = 0
+mon allow pool size one = true
+mon warn on pool no redundancy = false
+mon max pg per osd = 1000
+mon data avail crit = 1
+mon data avail warn = 1
+paxos propose interval = 0.05
+[mon]
+mon data = {folder}/mon
+auth allow insecure global id reclaim = false
+[osd]
+osd data = {folder}/osd
+osd memory target = 1073741824
+osd objectstore = {objectstore}
+bluestore block size = {bytes}
+memstore device bytes = {bytes}
+[mds]
+mds data = {folder}/mds
+[client.admin]
+rgw data = {folder}/rgw
+rgw frontends = beast endpoint=127.0.0.1:{gateway}
+rgw override bucket index max shards = 1
+rgw run sync thread = false
+rgw enable lc threads = false
+"""
+
+
+class Ceph:
+    """A new cluster on free loopback ports; a context manager, and done with its processes at exit.
+
+    Objects are in memory, up to 4 GiB, or with `disk_gib` in a sparse file (BlueStore, as in production), which makes
+    each write ten times slower.  Its folder is read by nobody else and cannot be started from again.  The processes
+    die with the thread that entered the context, at the latest.
+    """
+
+    access_key = "test"
+    secret_key = "testtesttest"
+    fs_name = FS_NAME
+
+    def __init__(self, folder: Path | str, *, disk_gib: int | None = None) -> None:
+        self._above = Path(folder)
+        self._disk_gib = disk_gib
+        self._folder = self._above
+        self._ports: list[int] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def config(self) -> Path:
+        """Its `ceph.conf`, which names the keyring of the administrator."""
+        return self._folder / "ceph.conf"
+
+    @property
+    def monitor(self) -> str:
+        """Where the monitor answers, such as `127.0.0.1:21333`."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def old_monitor(self) -> str:
+        """Where the same monitor speaks the protocol that Ceph had before Nautilus (`v1`)."""
+        return f"127.0.0.1:{self._ports[1]}"
+
+    @property
+    def endpoint(self) -> str:
+        """Where the object gateway speaks S3, such as `http://127.0.0.1:21333`."""
+        return f"http://127.0.0.1:{self._ports[2]}"
+
+    def pid(self, part: str) -> int:
+        """The process of a part: `mon`, `osd`, `mds` or `rgw`."""
+        return self._processes[part].pid
+
+    def __enter__(self) -> Self:
+        missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+        if missing:
+            raise Invalid(
+                f"{missing[0]} is not installed, and this starts a real Ceph: as root, "
+                f"apt-get install --no-install-recommends {PACKAGES}"
+            )
+        for number in range(START_TRIES):
+            self._folder = self._above / f"ceph-{number}"
+            try:
+                self._start()
+            except Unavailable:  # a part ended at its start: a port was taken
+                self.stop()
+                if number == START_TRIES - 1:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                return self
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes and wait for their end; nothing of the cluster is kept."""
+        while self._processes:
+            _, process = self._processes.popitem()
+            process.kill()
+            process.wait()
+
+    # ------------------------------------------------------------------ using it
+
+    def command(self, *words: str) -> str:
+        """What the administrator's command `ceph WORDS` prints.
+
+        Raises:
+            Unavailable: it failed; the message holds what it says.
+        """
+        return self._run("ceph", "-c", str(self.config), "--connect-timeout", "30", *words)
+
+    def add_user(self, name: str, **grants: str) -> str:
+        """Make the user `client.NAME`; return its secret."""
+        words = [word for part, grant in grants.items() for word in (part, grant)]
+        self.command("auth", "get-or-create", f"client.{name}", *words)
+        return self.command("auth", "print-key", f"client.{name}").strip()
+
+    def secret(self, name: str = "admin") -> str:
+        """The secret of the user `client.NAME`."""
+        return self.command("auth", "print-key", f"client.{name}").strip()
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket; its name needs three characters or more.
+
+        Raises:
+            Unavailable: the gateway refused.
+        """
+        status, answer = self.request("PUT", f"/{name}")
+        if status != 200:
+            raise Unavailable(f"Ceph did not make the bucket {name}: {status} {answer[:200]!r}")
+
+    def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """One signed S3 request; the status and the body of the answer."""
+        return signed_request(S3Account(self.endpoint, self.access_key, self.secret_key), method, path, body)
+
+    # ------------------------------------------------------------------ starting it
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        self._ports = _free_ports(3)
+        for name in ("run", "log", "mon", "osd", "mds", "rgw"):
+            (self._folder / name).mkdir(parents=True)
+        disk = str(uuid.uuid4())
+        self._prepare()
+        self._spawn("mon", "ceph-mon", "-i", "a")
+        self.command("osd", "new", disk)
+        self._run("ceph-osd", "-c", str(self.config), "-i", "0", "--mkfs", "--osd-uuid", disk)
+        self.command("osd", "crush", "add", "osd.0", "1.0", "root=default", "host=localhost")
+        self._spawn("osd", "ceph-osd", "-i", "0")
+        for pool in ("meta", "data"):
+            self.command("osd", "pool", "create", f"{FS_NAME}_{pool}", "4")
+        self.command("fs", "new", FS_NAME, f"{FS_NAME}_meta", f"{FS_NAME}_data")
+        self._await(deadline, "osd", lambda: bool(json.loads(self.command("osd", "stat", "-f", "json"))["num_up_osds"]))
+        self._spawn("mds", "ceph-mds", "-i", "a")
+        self._spawn("rgw", "radosgw", "-n", "client.admin")
+        self._await(deadline, "mds", lambda: "up:active" in self.command("mds", "stat"))
+        self._await(deadline, "rgw", self._gateway_answers)
+        account = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
+        words = ("user", "create", "--uid=test", "--display-name=test", *account)
+        self._run("radosgw-admin", "-c", str(self.config), *words)
+
+    def _prepare(self) -> None:
+        """Configuration, keys, and the monitor's own first state."""
+        monitors = f"[v2:{self.monitor},v1:{self.old_monitor}]"
+        fsid, keyring, monmap = str(uuid.uuid4()), self._folder / "keyring", self._folder / "monmap"
+        values = {"fsid": fsid, "monitors": monitors, "folder": self._folder, "gateway": self._ports[2]}
+        objectstore, gib = ("memstore", MEMORY_GIB) if self._disk_gib is None else ("bluestore", self._disk_gib)
+        self.config.write_text(_CONFIG.format(**values, objectstore=objectstore, bytes=gib << 30))
+        for who, grants in _GRANTS.items():
+            grant = [word for part, what in grants.items() for word in ("--cap", part, what)]
+            new = [] if keyring.exists() else ["--create-keyring"]
+            self._run("ceph-authtool", *new, str(keyring), "--gen-key", "-n", who, *grant)
+        self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", monitors, str(monmap))
+        words = ("-i", "a", "--mkfs", "--monmap", str(monmap), "--keyring", str(keyring))
+        self._run("ceph-mon", "-c", str(self.config), *words)
+
+    def _spawn(self, part: str, program: str, *words: str) -> None:
+        with (self._folder / f"{part}.out").open("wb") as output:
+            self._processes[part] = subprocess.Popen(
+                leashed([program, "-f", "-c", str(self.config), *words]),
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self._folder, env=_environment(),
+            )  # fmt: skip
+
+    def _run(self, *command: str) -> str:
+        try:
+            ran = subprocess.run(
+                command, capture_output=True, text=True, timeout=_COMMAND_WITHIN_S, check=False, env=_environment()
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"{command[0]} did not end within {_COMMAND_WITHIN_S:g} s") from error
+        if ran.returncode != 0:
+            raise Unavailable(f"{' '.join(command)} failed: {ran.stderr.strip()[-500:]}")
+        return ran.stdout
+
+    def _await(self, deadline: float, part: str, is_ready: Callable[[], bool]) -> None:
+        while not is_ready():
+            if self._processes[part].poll() is not None:
+                raise Unavailable(f"Ceph's {part} ended at its start; its output is in {self._folder / part}.out")
+            if time.monotonic() > deadline:
+                raise TimedOut(f"Ceph's {part} was not ready within {READY_WITHIN_S:g} s; see {self._folder / 'log'}")
+            time.sleep(_POLL_S)
+
+    def _gateway_answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._ports[2]), timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+def _environment() -> dict[str, str]:
+    """`CEPH_ARGS` and `CEPH_CONF` of whoever runs the tests would lead to another cluster."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CEPH_")}
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:  # all at once, so that they differ
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
