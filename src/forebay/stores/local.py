@@ -10,44 +10,37 @@ path outside the folder is read or written; a file appears whole or not at all; 
 
 import asyncio
 import errno
-import grp
 import itertools
 import os
-import pwd
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from forebay.config.settings import Settings
 from forebay.errors import (
-    AlreadyExists,
     Corrupt,
     Denied,
     FsError,
     Invalid,
     IsADirectory,
-    NameTooLong,
-    NoSpace,
     NotADirectory,
     NotFound,
-    ReadOnly,
     StaleVersion,
     Unavailable,
     Unsupported,
 )
 from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.posix import HIDDEN, check_span, kind_of, posix_of
 from forebay.stores.urls import refuse_options
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta, Posix
+from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
 
 PAGE_KEYS = 1_000
 THREADS = 8
-_HIDDEN = ".forebay-part-"  # files being written
 _PUT_TRIES = 5  # a folder may be removed as empty just before a file goes into it
 
 Args = ParamSpec("Args")
@@ -100,12 +93,12 @@ class LocalStore:
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
         if span is not None:
-            _check_span(key, span)
+            check_span(key, span)
         return await self._run(self._read, key, span, version)
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
-        _check_span(key, span)
+        check_span(key, span)
         for start in range(span.start, span.stop, chunk_bytes):
             yield await self._run(self._read, key, ByteRange(start, min(start + chunk_bytes, span.stop)), version)
 
@@ -177,7 +170,7 @@ class LocalStore:
     def _path(self, key: str) -> str:
         """The real path of a file's key; its folders need not exist."""
         names = key.split("/")
-        if not key or "\0" in key or any(name in ("", ".", "..") or name.startswith(_HIDDEN) for name in names):
+        if not key or "\0" in key or any(name in ("", ".", "..") or name.startswith(HIDDEN) for name in names):
             raise NotFound(f"{self.location}: no file can have the key {key!r}", path=key)
         path = os.path.realpath(f"{self._root}/{key}")
         if not self._is_inside(path):
@@ -268,7 +261,7 @@ class LocalStore:
         with self._translated(prefix):
             try:
                 with os.scandir(folder) as found:
-                    entries = [one for one in found if not one.name.startswith(_HIDDEN)]
+                    entries = [one for one in found if not one.name.startswith(HIDDEN)]
             except (FileNotFoundError, NotADirectoryError):
                 return []
             if not entries and prefix:
@@ -319,7 +312,7 @@ class LocalStore:
                 except FileExistsError as error:
                     message = f"{self.location}: {key!r}: a file stands where a folder is needed"
                     raise NotADirectory(message, path=key) from error
-                part = f"{folder}/{_HIDDEN}{secrets.token_hex(8)}"
+                part = f"{folder}/{HIDDEN}{secrets.token_hex(8)}"
                 try:
                     return target, part, os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 except FileNotFoundError:
@@ -408,61 +401,21 @@ class LocalStore:
         except FsError:
             raise
         except OSError as error:
-            raise _kind(error.errno, writing=writing)(
+            raise kind_of(error.errno, writing=writing)(
                 f"{self.location}: {key!r}: {(error.strerror or 'failed').lower()}", path=key
             ) from error
-
-
-_KINDS: dict[int, type[FsError]] = {
-    errno.ENOENT: NotFound,
-    errno.EACCES: Denied,
-    errno.EPERM: Denied,
-    errno.EEXIST: AlreadyExists,
-    errno.ENOSPC: NoSpace,
-    errno.EDQUOT: NoSpace,
-    errno.EROFS: ReadOnly,
-    errno.EISDIR: IsADirectory,
-    errno.EIO: Unavailable,
-    errno.ESTALE: Unavailable,  # a network file system whose server forgot us
-    errno.ETIMEDOUT: Unavailable,
-}
-
-
-def _kind(number: int | None, *, writing: bool) -> type[FsError]:
-    if number == errno.ENOTDIR:
-        return NotADirectory if writing else NotFound
-    if number in (errno.ENAMETOOLONG, errno.ELOOP):
-        return NameTooLong if writing else NotFound
-    return _KINDS.get(number or 0, FsError)
-
-
-def _check_span(key: str, span: ByteRange) -> None:
-    if span.start < 0 or span.stop <= span.start:
-        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
 
 
 def _meta(key: str, found: os.stat_result) -> ObjectMeta:
     size = 0 if key.endswith("/") else found.st_size
     version = f"{size}-{found.st_mtime_ns}-{found.st_ino}"
     return ObjectMeta(
-        key, size, found.st_mtime_ns, version, _posix(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+        key, size, found.st_mtime_ns, version, posix_of(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
     )
 
 
 def _folder_meta(found: os.stat_result) -> FolderMeta:
-    return FolderMeta(found.st_mtime_ns, _posix(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid))
-
-
-@lru_cache(maxsize=1_000)
-def _posix(mode: int, uid: int, gid: int) -> Posix:
-    return Posix(mode, uid, gid, _name(pwd.getpwuid, uid), _name(grp.getgrgid, gid))
-
-
-def _name(find: Callable[[int], Sequence[object]], number: int) -> str:
-    try:
-        return str(find(number)[0])
-    except KeyError:
-        return str(number)
+    return FolderMeta(found.st_mtime_ns, posix_of(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid))
 
 
 def _listed_name(entry: os.DirEntry[str]) -> str | None:
