@@ -20,6 +20,7 @@ _MODULES = {  # of `forebay.stores`, by scheme
     "s3n": "s3",
     "gs": "gcs",
     "gcs": "gcs",
+    "cephfs": "cephfs",
     "file": "local",
     "mem": "memory",
 }
