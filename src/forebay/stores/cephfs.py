@@ -170,10 +170,7 @@ class CephFsStore:
 
     def _run_here(self, ask: Callable[[CephFiles], Result]) -> Result:
         for last in (False, True):
-            try:
-                files = self._connected()
-            except NotFound as error:  # the store is away; that no key exists must not follow
-                raise Unavailable(error.message) from error
+            files = self._reached()
             try:
                 return ask(files)
             except SessionEnded:
@@ -198,6 +195,12 @@ class CephFsStore:
                 self._files = CephFiles(connect(self._options, deadline_s=self._deadline_s), self.location)
             return self._files
 
+    def _reached(self) -> CephFiles:
+        try:
+            return self._connected()
+        except NotFound as error:  # the store is away; that no key exists must not follow
+            raise Unavailable(error.message) from error
+
     def _forget(self, files: CephFiles) -> None:
         with self._connecting:
             if self._files is files:
@@ -207,7 +210,7 @@ class CephFsStore:
         if files.has_root():
             return files
         self._forget(files)
-        return self._connected()
+        return self._reached()
 
     async def close(self) -> None:
         """See `Store.close`."""

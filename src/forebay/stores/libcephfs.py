@@ -23,6 +23,7 @@ from forebay.units import MIB
 
 SONAME = "libcephfs.so.2"  # of every Ceph since Luminous (12, 2017)
 _ALL_STATS = 0x1FFF  # CEPH_STATX_ALL_STATS, cephfs/ceph_ll_client.h
+_SETATTR_MTIME = 8  # CEPH_SETATTR_MTIME, cephfs/libcephfs.h
 _NOFOLLOW = 0x100  # AT_SYMLINK_NOFOLLOW, fcntl.h
 _NAME_AT, _DIRENT_BYTES = 19, 280  # struct dirent of Linux with 64-bit offsets: 8 + 8 + 2 + 1, then a name of 256
 _LINK_BYTES = 4_096  # PATH_MAX
@@ -190,7 +191,8 @@ class CephMount:
     def read_link(self, path: bytes) -> bytes:
         """See readlink(2)."""
         target = ctypes.create_string_buffer(_LINK_BYTES)
-        return target.raw[: self._check(self._lib.ceph_readlink(self._handle, path, target, _LINK_BYTES))]
+        size = self._check(self._lib.ceph_readlink(self._handle, path, target, _LINK_BYTES))
+        return target.raw[:size]
 
     def make_folder(self, path: bytes, mode: int) -> None:
         """See mkdir(2)."""
@@ -211,6 +213,15 @@ class CephMount:
     def link(self, source: bytes, target: bytes) -> None:
         """See link(2)."""
         self._check(self._lib.ceph_link(self._handle, source, target))
+
+    def make_link(self, target: bytes, path: bytes) -> None:
+        """See symlink(2)."""
+        self._check(self._lib.ceph_symlink(self._handle, target, path))
+
+    def set_mtime(self, path: bytes, mtime_ns: int) -> None:
+        """Set a file's time of modification, nanoseconds since 1970 UTC."""
+        wanted = _Statx(mtime=_Time(*divmod(mtime_ns, 1_000_000_000)))
+        self._check(self._lib.ceph_setattrx(self._handle, path, byref(wanted), _SETATTR_MTIME, 0))
 
     def _check(self, answer: int) -> int:
         if answer < 0:
@@ -258,6 +269,8 @@ _CALLS: dict[str, tuple[Any, ...]] = {  # arguments after the mount's handle, ce
     "ceph_unlink": (c_char_p,),
     "ceph_rename": (c_char_p, c_char_p),
     "ceph_link": (c_char_p, c_char_p),
+    "ceph_symlink": (c_char_p, c_char_p),
+    "ceph_setattrx": (c_char_p, POINTER(_Statx), c_int, c_int),
 }
 
 

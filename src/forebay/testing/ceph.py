@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from forebay.errors import Invalid, TimedOut, Unavailable
+from forebay.stores.libcephfs import CephMount
 from forebay.testing.leash import leashed
 from forebay.testing.s3_request import S3Account, signed_request
 
@@ -71,6 +72,8 @@ bluestore block size = {bytes}
 memstore device bytes = {bytes}
 [mds]
 mds data = {folder}/mds
+# Without one the server does not answer `ceph tell`.
+admin socket = {folder}/run/mds.asok
 [client.admin]
 rgw data = {folder}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{gateway}
@@ -98,6 +101,7 @@ class Ceph:
         self._folder = self._above
         self._ports: list[int] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._files: CephMount | None = None
 
     @property
     def config(self) -> Path:
@@ -152,6 +156,7 @@ class Ceph:
 
     def stop(self) -> None:
         """End the processes and wait for their end; nothing of the cluster is kept."""
+        self._leave()
         while self._processes:
             _, process = self._processes.popitem()
             process.kill()
@@ -176,6 +181,49 @@ class Ceph:
     def secret(self, name: str = "admin") -> str:
         """The secret of the user `client.NAME`."""
         return self.command("auth", "print-key", f"client.{name}").strip()
+
+    @property
+    def files(self) -> CephMount:
+        """The file system, mounted by the administrator: another client than the one that a test is about."""
+        if self._files is None:
+            self._files = CephMount("admin")
+            self._files.configure({}, str(self.config))
+            self._files.mount("/", FS_NAME)
+        return self._files
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder of the file system, empty; what was there is gone."""
+        raw = os.fsencode(path)
+        try:
+            self.files.make_folder(raw, 0o755)
+        except FileExistsError:
+            self._empty(raw)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a file of the file system, in place if it exists."""
+        fd = self.files.open(os.fsencode(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self.files.write(fd, data, 0)
+        self.files.close_file(fd)
+
+    def evict_clients(self) -> None:
+        """End the session of every client of the file system, as the cluster does with those it does not hear."""
+        self._leave()
+        for session in json.loads(self.command("tell", "mds.a", "session", "ls")):
+            self.command("tell", "mds.a", "session", "evict", f"id={session['id']}")
+
+    def _leave(self) -> None:
+        files, self._files = self._files, None
+        if files is not None:
+            files.close()
+
+    def _empty(self, folder: bytes) -> None:
+        for name, found in list(self.files.scan(folder)):
+            path = folder + b"/" + name
+            if found.is_folder:
+                self._empty(path)
+                self.files.remove_folder(path)
+            else:
+                self.files.remove(path)
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket; its name needs three characters or more.
