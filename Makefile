@@ -1,5 +1,5 @@
 # Forebay's commands.  Each one sets up what it needs: a virtual environment in .venv and, as root on Debian or
-# Ubuntu, the package fuse3.  Nothing is installed outside of these.
+# Ubuntu, the package fuse3; the tests also rsync and Ceph.  Nothing is installed outside of these.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,12 +43,21 @@ tools:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rsync >/dev/null; \
 	  else echo "the tests need rsync: sudo apt-get install rsync" >&2; fi; }
 
+# A real Ceph, for the tests of its object gateway and of CephFS: 67 MB to fetch, a minute to install.
+CEPH := ceph-mon ceph-osd ceph-mds radosgw
+.PHONY: ceph
+ceph:
+	@for program in $(CEPH); do command -v $$program >/dev/null || exit 1; done || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null; \
+	  else echo "the tests need Ceph: sudo apt-get install --no-install-recommends $(CEPH)" >&2; fi; }
+
 check: setup
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 
-test: check
+test: ceph check
 	$(BIN)/pytest
 
 demo: $(VENV)/.demo fuse

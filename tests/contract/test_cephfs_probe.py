@@ -160,14 +160,15 @@ async def test_a_user_without_any_right_to_the_file_system(ceph: Ceph) -> None:
 
 
 async def test_files_that_are_named_and_not_there(ceph: Ceph, secret: str, tmp_path: Path) -> None:
-    for option in ("secretFile", "keyring"):
-        with pytest.raises(NotFound, match=f"cephfs.{option} .*/none does not exist"):
-            await probe(f"{ceph.monitor}/", **{option: str(tmp_path / "none")})
-    with pytest.raises(NotFound, match="check cephfs.conf"):
+    with pytest.raises(NotFound, match=r"cephfs.secretFile .*/none does not exist"):
+        await probe(f"{ceph.monitor}/", secretFile=str(tmp_path / "none"))
+    with pytest.raises(NotFound, match=r"cephfs.keyring .*/none does not exist"):
+        await probe(f"{ceph.monitor}/", keyring=str(tmp_path / "none"))
+    with pytest.raises(NotFound, match=r"check cephfs.conf"):
         await probe(f"{ceph.monitor}/", secret=secret, conf=str(tmp_path / "none"))
     keyring = tmp_path / "keyring"
     keyring.write_text("[client.admin]\n")
-    with pytest.raises(Invalid, match="give it as cephfs.keyring"):
+    with pytest.raises(Invalid, match=r"give it as cephfs.keyring"):
         await probe(f"{ceph.monitor}/", secretFile=str(keyring))
 
 

@@ -31,6 +31,8 @@ _HARMLESS = (
     "container",
     "project",
     "userproject",
+    # of CephFS, in the words of mount.ceph and of Alluxio
+    *("user", "fsname", "fs", "mdsnamespace", "namespace", "conf", "keyring", "secretfile", "keyfile"),
 )
 
 
