@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,13 @@ def cephfs(ceph: Ceph, folder: str) -> Place:
 
 
 @pytest.fixture
+def dead_clients(ceph: Ceph) -> Iterator[None]:
+    """A client that was killed keeps its rights for a minute, and whoever wants to write there waits for it."""
+    yield
+    ceph.evict_clients()
+
+
+@pytest.fixture
 def walk(forebay: RunForebay, place: Place, mnt: Path) -> Path:
     """The commands of the walk-through."""
     for words in (
@@ -108,6 +115,7 @@ def test_what_is_written_by_forebay_is_in_ceph(walk: Path, forebay: RunForebay, 
     assert child(READ, walk / "out/model.bin").stdout == FILES["big.bin"]
 
 
+@pytest.mark.usefixtures("dead_clients")
 def test_it_is_back_after_a_kill_and_its_secret_is_told_to_nobody(
     walk: Path, place: Place, forebay: RunForebay, forebay_home: Path, child: Child
 ) -> None:

@@ -199,10 +199,7 @@ class CephFiles:
                 yield meta
 
     def _sorted(self, prefix: str) -> list[tuple[str, Found]]:
-        """The names in a folder as parts of keys, in order; "" stands for the folder itself if it is empty.
-
-        They come at once, in one request for some hundred of them, with all that is asked of each.
-        """
+        """The names in a folder as parts of keys, in order; "" stands for the folder itself if it is empty."""
         with self._translated(prefix):
             try:
                 path = self._find_folder(prefix.removesuffix("/"))
