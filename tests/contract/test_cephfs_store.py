@@ -170,7 +170,7 @@ async def test_a_disk_that_is_silent_costs_the_deadline_and_no_wrong_byte(ceph: 
     """With the OSD time limit that this ceph.conf sets, libcephfs would give zeros for the bytes that did not come."""
     conf = tmp_path / "ceph.conf"
     conf.write_text("[global]\nrados osd op timeout = 1\n")
-    data = os.urandom(MIB)
+    data = os.urandom(8 * MIB)  # two objects of the cluster
     ceph.make_folder("/disk")
     ceph.write_file("/disk/k", data)
     store = store_of(ceph, "/disk", deadline_s=3, **{"cephfs.conf": str(conf)})

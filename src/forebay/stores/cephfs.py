@@ -87,8 +87,13 @@ class CephFsStore:
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
         check_span(key, span)
-        for start in range(span.start, span.stop, chunk_bytes):
-            yield await self.get(key, ByteRange(start, min(start + chunk_bytes, span.stop)), version=version)
+        files, reading = await self._find(lambda files: (files, files.open(key, span, version)))
+        try:
+            for start in range(span.start, span.stop, chunk_bytes):
+                piece = ByteRange(start, min(start + chunk_bytes, span.stop))
+                yield await self._in_thread(files.read_open, reading, piece)
+        finally:
+            await self._in_thread(files.close_open, reading)
 
     async def list(self, prefix: str, *, recursive: bool = False, start_after: str = "") -> AsyncIterator[ListPage]:
         """See `Store.list`."""
@@ -149,7 +154,8 @@ class CephFsStore:
                 at += len(chunk)
             return await self._in_thread(lambda: files.publish(part, if_absent=if_absent))
         except BaseException:  # cancellations too
-            await asyncio.shield(self._in_thread(files.discard, part))
+            with suppress(TimedOut):
+                await asyncio.shield(self._in_thread(files.discard, part))
             raise
 
     # ------------------------------------------------------------------ threads and the connection

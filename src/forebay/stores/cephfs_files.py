@@ -3,8 +3,9 @@
 Links to files within the mounted folder are followed; links that lead out of it, absolute links and links to folders
 are refused and not listed.
 
-*Callers*: `forebay.stores.cephfs`, in its threads.  *Locks*: none.  *Invariants*: no path outside the mounted folder
-is asked of the library, which would go there; a file appears whole or not at all; bytes belong to one version.
+*Callers*: `forebay.stores.cephfs`, in its threads.  *Locks*: one of each open file, while a call uses it.
+*Invariants*: no path outside the mounted folder is asked of the library, which would go there; a file appears whole
+or not at all; bytes belong to one version.
 """
 
 import errno
@@ -14,6 +15,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import NamedTuple
 
 from forebay.errors import (
@@ -49,6 +51,14 @@ class Folder(NamedTuple):
     meta: FolderMeta
 
 
+class Reading(NamedTuple):
+    """A file that is being read, open."""
+
+    meta: ObjectMeta
+    fd: int
+    in_use: Lock  # who was told to stop leaves a call behind, and the library does not bear a close meanwhile
+
+
 class Part(NamedTuple):
     """A file that is being written, open under a hidden name."""
 
@@ -56,6 +66,7 @@ class Part(NamedTuple):
     fd: int
     path: bytes
     target: bytes
+    in_use: Lock
 
 
 class CephFiles:
@@ -157,29 +168,49 @@ class CephFiles:
             if span is not None:
                 raise Invalid(f"{self.location}: {key!r} is empty", path=key)
             return b""
+        reading = self.open(key, span, version)
+        try:
+            return self.read_open(reading, ByteRange(0, reading.meta.size) if span is None else span)
+        finally:
+            self.close_open(reading)
+
+    def open(self, key: str, span: ByteRange | None, version: str | None) -> Reading:
+        """Open a file to read `span` of it, of that version if one is given.  Raises what `Store.get` raises."""
         with self._translated(key):
             path, found = self._find(key)
             if not found.is_file:
                 raise NotFound(f"{self.location}: {key!r} is not a file", path=key)
             fd = self._mount.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                return self._read_open(fd, key, span, version)
-            finally:
+                meta = _meta(key, self._mount.stat_file(fd))
+                self._check(meta, span, version)
+            except BaseException:
                 self._mount.close_file(fd)
+                raise
+            return Reading(meta, fd, Lock())
 
-    def _read_open(self, fd: int, key: str, span: ByteRange | None, version: str | None) -> Buffer:
-        before = _meta(key, self._mount.stat_file(fd))
-        if version is not None and before.version != version:
+    def read_open(self, reading: Reading, span: ByteRange) -> Buffer:
+        """Bytes of an open file, if it is still what it was when it was opened."""
+        meta, fd, in_use = reading
+        with in_use, self._translated(meta.key):
+            data = self._mount.read(fd, span.size, span.start)
+            if _meta(meta.key, self._mount.stat_file(fd)).version != meta.version or len(data) < span.size:
+                raise StaleVersion(f"{self.location}: {meta.key!r} was changed while it was read", path=meta.key)
+            return data
+
+    def close_open(self, reading: Reading) -> None:
+        """Close a file that was read."""
+        with reading.in_use, suppress(OSError):  # the session is gone, and the file with it
+            self._mount.close_file(reading.fd)
+
+    def _check(self, meta: ObjectMeta, span: ByteRange | None, version: str | None) -> None:
+        key = meta.key
+        if version is not None and meta.version != version:
             raise StaleVersion(f"{self.location}: {key!r} has another version by now", path=key)
-        start, stop = (0, before.size) if span is None else span
-        if span is not None and start >= before.size:
-            raise Invalid(f"{self.location}: {key!r} of {before.size} bytes has no byte {start}", path=key)
-        if stop > before.size:
-            raise Corrupt(f"{self.location}: {key!r} ends at {before.size}, before {stop}", path=key)
-        data = self._mount.read(fd, stop - start, start)
-        if _meta(key, self._mount.stat_file(fd)).version != before.version or len(data) < stop - start:
-            raise StaleVersion(f"{self.location}: {key!r} was changed while it was read", path=key)
-        return data
+        if span is not None and span.start >= meta.size:
+            raise Invalid(f"{self.location}: {key!r} of {meta.size} bytes has no byte {span.start}", path=key)
+        if span is not None and span.stop > meta.size:
+            raise Corrupt(f"{self.location}: {key!r} ends at {meta.size}, before {span.stop}", path=key)
 
     # ------------------------------------------------------------------ listing
 
@@ -236,7 +267,7 @@ class CephFiles:
                     if last:
                         raise
                 else:
-                    return Part(key, fd, path, target)
+                    return Part(key, fd, path, target, Lock())
         raise AssertionError("unreachable: the last try returns or raises")
 
     def _writable(self, key: str) -> Names:
@@ -254,21 +285,24 @@ class CephFiles:
         path = b""
         for name in names:
             path += b"/" + name
-            with suppress(FileExistsError):
-                self._mount.make_folder(path, 0o777)
-                continue
-            if not self._mount.stat(path).is_folder:
+            try:
+                found = self._mount.stat(path)
+            except FileNotFoundError:
+                with suppress(FileExistsError):  # someone else made it just now
+                    self._mount.make_folder(path, 0o777)
+                found = self._mount.stat(path)
+            if not found.is_folder:
                 raise NotADirectory(f"{self.location}: {key!r}: a file stands where a folder is needed", path=key)
         return path
 
     def write(self, part: Part, chunk: Buffer, at: int) -> None:
         """Write bytes at an offset."""
-        with self._translated(part.key, writing=True):
+        with part.in_use, self._translated(part.key, writing=True):
             self._mount.write(part.fd, chunk, at)
 
     def publish(self, part: Part, *, if_absent: bool) -> ObjectMeta:
         """Give the file its name; it and its name are then on disk."""
-        with self._translated(part.key, writing=True):
+        with part.in_use, self._translated(part.key, writing=True):
             self._mount.sync(part.fd)
             if if_absent:
                 self._mount.link(part.path, part.target)  # unlike a rename, it refuses a name that is taken
@@ -284,7 +318,7 @@ class CephFiles:
 
     def discard(self, part: Part) -> None:
         """Remove a file that was begun; nothing is raised."""
-        with suppress(OSError):
+        with part.in_use, suppress(OSError):
             self._mount.close_file(part.fd)
         with suppress(OSError):
             self._mount.remove(part.path)
