@@ -110,6 +110,14 @@ async def test_modes_and_owners_are_shown(ceph: Ceph, store: CephFsStore) -> Non
     assert (posix.mode, posix.uid, posix.gid) == (0o640, os.getuid(), os.getgid())
 
 
+async def test_what_is_written_is_its_owner_s_alone(store: CephFsStore) -> None:
+    put = await store.put("d/k", b"x")
+    folder = await store.stat("d")
+    assert put.posix is not None
+    assert folder.posix is not None
+    assert (put.posix.mode, put.posix.uid, folder.posix.mode) == (0o600, os.getuid(), 0o700)
+
+
 async def test_a_link_is_followed_within_the_folder_and_never_out_of_it(ceph: Ceph, store: CephFsStore) -> None:
     ceph.write_file("/outside", b"not for this mount")
     ceph.make_folder(f"{FOLDER}/d")

@@ -34,6 +34,7 @@ from forebay.stores.posix import HIDDEN, kind_of, posix_of
 from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
 
 LINKS_MAX = 10  # on the way to one file
+FILE_MODE, FOLDER_MODE = 0o600, 0o700  # of new ones: what the daemon's umask leaves to those of a local folder
 _GONE = (errno.ESHUTDOWN, errno.ENOTCONN)
 _PUT_TRIES = 5  # a folder may be removed as empty just before a file goes into it
 
@@ -262,7 +263,7 @@ class CephFiles:
                 folder = self._make_folders(names[:-1], key)
                 path = folder + f"/{HIDDEN}{secrets.token_hex(8)}".encode()
                 try:
-                    fd = self._mount.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                    fd = self._mount.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
                 except FileNotFoundError:
                     if last:
                         raise
@@ -289,7 +290,7 @@ class CephFiles:
                 found = self._mount.stat(path)
             except FileNotFoundError:
                 with suppress(FileExistsError):  # someone else made it just now
-                    self._mount.make_folder(path, 0o777)
+                    self._mount.make_folder(path, FOLDER_MODE)
                 found = self._mount.stat(path)
             if not found.is_folder:
                 raise NotADirectory(f"{self.location}: {key!r}: a file stands where a folder is needed", path=key)
