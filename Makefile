@@ -47,7 +47,7 @@ tools:
 CEPH := ceph-mon ceph-osd ceph-mds radosgw
 .PHONY: ceph
 ceph:
-	@for program in $(CEPH); do command -v $$program >/dev/null || exit 1; done || { \
+	@(for program in $(CEPH); do command -v $$program >/dev/null || exit 1; done) || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null; \
 	  else echo "the tests need Ceph: sudo apt-get install --no-install-recommends $(CEPH)" >&2; fi; }
