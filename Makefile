@@ -35,13 +35,15 @@ fuse:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fuse3 >/dev/null; \
 	  else echo "fusermount3 is missing: sudo apt-get install fuse3" >&2; fi; }
 
-# What the tests read a mount with, beside the tools that are everywhere.
+# What the tests read a mount with, and the servers they read from, beside what is everywhere or comes with pip.
+TOOLS := rsync openssh-client openssh-server nginx-light libnginx-mod-http-dav-ext apache2-bin
 .PHONY: tools
 tools:
-	@command -v rsync >/dev/null || { \
+	@PATH="$$PATH:/usr/sbin"; { command -v rsync && command -v ssh-keygen && command -v sshd && command -v nginx && command -v apache2 && \
+	  test -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so; } >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rsync >/dev/null; \
-	  else echo "the tests need rsync: sudo apt-get install rsync" >&2; fi; }
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; \
+	  else echo "the tests need more: sudo apt-get install $(TOOLS)" >&2; fi; }
 
 # A real Ceph, for the tests of its object gateway and of CephFS: 67 MB to fetch, a minute to install.
 CEPH := ceph-mon ceph-osd ceph-mds radosgw

@@ -40,7 +40,7 @@ class Posix(NamedTuple):
 class FolderMeta(NamedTuple):
     """What a store whose folders exist by themselves says of one."""
 
-    mtime_ns: int  # nanoseconds since 1970 UTC
+    mtime_ns: int  # nanoseconds since 1970 UTC; 0 if the store does not say
     posix: Posix | None = None
 
 

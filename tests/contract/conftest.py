@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from forebay.testing.apache import Apache
 from forebay.testing.fakegcs import FakeGcs
+from forebay.testing.nginx import Nginx
+from forebay.testing.python_http import PythonHttp
 from forebay.testing.seaweed import SeaweedS3
 
 
@@ -17,4 +20,28 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
 @pytest.fixture(scope="session")
 def fakegcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeGcs]:
     with FakeGcs(tmp_path_factory.mktemp("fakegcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    with Nginx(tmp_path_factory.mktemp("nginx")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nginx_json(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    with Nginx(tmp_path_factory.mktemp("nginx-json"), index="json") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def python_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PythonHttp]:
+    with PythonHttp(tmp_path_factory.mktemp("python-http")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apache]:
+    with Apache(tmp_path_factory.mktemp("apache")) as server:
         yield server

@@ -290,6 +290,10 @@ class TestOddKeys:
     odd_keys = ("a//b", "a/../b", "/a", "./a", "a/.", "a/b//", "..", "new\nline/", "\udcff\udcfe")
     in_key_order = True
     names_of_files_and_folders_meet = True
+    empty_folders_go = True
+    names = StoreContract.names
+    fill = StoreContract.fill
+    assert_nothing_is_left = StoreContract.assert_nothing_is_left
     test_keys_that_no_path_can_say_come_whole = StoreContract.test_keys_that_no_path_can_say_come_whole
     test_keys_come_in_the_order_of_their_bytes = StoreContract.test_keys_come_in_the_order_of_their_bytes
     test_any_name_that_a_file_can_have_is_a_key = StoreContract.test_any_name_that_a_file_can_have_is_a_key

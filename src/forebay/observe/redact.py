@@ -33,6 +33,7 @@ _HARMLESS = (
     "userproject",
     # of CephFS, in the words of mount.ceph and of Alluxio
     *("user", "fsname", "fs", "mdsnamespace", "namespace", "conf", "keyring", "secretfile", "keyfile"),
+    "index",
 )
 
 
@@ -41,7 +42,11 @@ def is_harmless(name: str) -> bool:
 
     >>> is_harmless("s3.endpoint"), is_harmless("s3a.path-style"), is_harmless("s3a.secretKey"), is_harmless("x")
     (True, True, False, False)
+    >>> is_harmless("http.index"), is_harmless("http.header.region")
+    (True, False)
     """
+    if ".header." in name.lower():  # of every request; what they are called says nothing
+        return False
     last = name.rpartition(".")[2].lower()
     return "".join(char for char in last if char.isalnum()) in _HARMLESS
 

@@ -31,7 +31,7 @@ from forebay.stores.gcs_http import GcsHttp
 from forebay.stores.gcs_options import GcsOptions
 from forebay.stores.gcs_upload import Upload
 from forebay.stores.http_calls import Request
-from forebay.stores.http_reads import size_in
+from forebay.stores.http_reads import HttpReads, size_in
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.times import header_time_ns, nanoseconds
@@ -75,7 +75,7 @@ class GcsStore:
         self._http = GcsHttp(bucket, options, self.location, deadline_s=deadline_s)
         self._client: obstore.store.GCSStore | None = None
         self._connecting = asyncio.Lock()
-        self._reads = ObjectReads(self, self._http.calls)
+        self._reads = ObjectReads(self, HttpReads(self, self._http.calls), self._http.calls)
 
     def __repr__(self) -> str:
         return f"<GcsStore {self.location}>"

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yarl
@@ -112,6 +113,7 @@ class HttpCalls:
         self._tls = tls
         self.heed_until = 0.0  # by the loop's clock: until then the store is one that names times to wait
         self._session: aiohttp.ClientSession | None = None
+        self._proxies = getproxies()  # not by aiohttp's `trust_env`, which takes passwords from ~/.netrc as well
 
     @property
     def silence_s(self) -> float:
@@ -147,6 +149,26 @@ class HttpCalls:
 
         return await self._repeat(once, request, until)
 
+    async def ask(
+        self,
+        request: Request,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[Result]],
+        *,
+        expect: tuple[int, ...] = (200,),
+        until: float | None = None,
+    ) -> Result:
+        """Send a request; what `read` makes of the answer.  Both are done again if the connection breaks meanwhile.
+
+        Raises:
+            FsError: the store refused, or could not be reached within the deadline; or what `read` raises.
+        """
+
+        async def once(is_lost: bool) -> Result:  # what `ask` asks may be repeated
+            async with self._send(request, expect) as response:
+                return await read(response)
+
+        return await self._repeat(once, request, until)
+
     @asynccontextmanager
     async def open(
         self, request: Request, *, expect: tuple[int, ...], until: float | None = None
@@ -179,7 +201,8 @@ class HttpCalls:
         """The headers that an unsigned HEAD brings, whatever its status; none if nothing answers."""
         try:
             session = self._ensure_session()
-            async with session.head(yarl.URL(url, encoded=True), allow_redirects=False) as response:
+            target = yarl.URL(url, encoded=True)
+            async with session.head(target, allow_redirects=False, proxy=self._proxy(target)) as response:
                 return response.headers
         except wire_errors.WIRE_ERRORS:
             return {}
@@ -234,8 +257,9 @@ class HttpCalls:
         if len(request.body):
             headers["Content-Length"] = str(len(request.body))
             body = _pieces(request.body)
+        target = yarl.URL(url, encoded=True)
         async with self._ensure_session().request(
-            request.method, yarl.URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
+            request.method, target, headers=headers, data=body, allow_redirects=False, proxy=self._proxy(target)
         ) as response:
             if response.status not in expect:
                 said = await response.content.read(MIB)
@@ -243,6 +267,13 @@ class HttpCalls:
                 refusal.retry_after_s = retry_after_s(response.headers)
                 raise refusal
             yield response
+
+    def _proxy(self, url: yarl.URL) -> str | None:
+        """The proxy that the environment names for a URL (`https_proxy` and its like)."""
+        if not self._proxies or url.host is None or proxy_bypass(url.host, self._proxies):
+            return None
+        proxy = self._proxies.get(url.scheme)
+        return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
     def _ensure_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -253,7 +284,6 @@ class HttpCalls:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=timeout,
-                trust_env=True,  # proxies
                 auto_decompress=False,
                 skip_auto_headers=("Content-Type",),
                 cookie_jar=aiohttp.DummyCookieJar(),

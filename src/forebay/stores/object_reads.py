@@ -1,7 +1,7 @@
 """Bytes of objects, by whichever of two ways fits: obstore, and our own requests.
 
-obstore (`obstore_reads`) is four times cheaper.  Our own requests (`http_reads`) take keys that it would change, and
-go on after a failure that may pass: obstore does not hear how long a store asks to wait, nor knows our deadline.
+obstore (`obstore_reads`) is four times cheaper.  Our own requests (mostly `http_reads`) take keys that it would change,
+and go on after a failure that may pass: obstore does not hear how long a store asks to wait, nor knows our deadline.
 
 *Callers*: adapters, on the loop.  *Locks*: none.  *Awaits*: the network; each call within one deadline, retries
 included.  *Invariants*: those of the two ways; a stream that breaks goes on where it was.
@@ -9,15 +9,13 @@ included.  *Invariants*: those of the two ways; a stream that breaks goes on whe
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
-from forebay.errors import Corrupt, Throttled, TimedOut, Unavailable
-from forebay.stores import http_reads, obstore_reads
+from forebay.errors import Corrupt, FsError, Throttled, TimedOut, Unavailable
 from forebay.stores.http_calls import RETRIES_MAX, HttpCalls, backoff_s
-from forebay.stores.http_reads import HttpReads
-from forebay.stores.obstore_reads import ObstoreReads, check_span, is_odd
+from forebay.stores.obstore_reads import ObstoreReads, Service, check_span, is_odd
 from forebay.types import Buffer, ByteRange
 
 _PASSING = (Throttled, Unavailable, TimedOut)
@@ -25,25 +23,46 @@ _PASSING = (Throttled, Unavailable, TimedOut)
 Result = TypeVar("Result")
 
 
-class Service(obstore_reads.Service, http_reads.Service, Protocol):
-    """What differs from store to store."""
+class OwnReads(Protocol):
+    """Reads by our own requests; `until` is a time of the loop's clock, None the deadline from now."""
+
+    async def get(self, key: str, span: ByteRange | None, version: str | None, until: float | None) -> Buffer:
+        """See `Store.get`."""
+        ...
+
+    def stream(
+        self, key: str, span: ByteRange, version: str, chunk_bytes: int, until: float | None
+    ) -> AsyncGenerator[Buffer, None]:
+        """The chunks of an answer, the first of them empty: it has begun.  Who asks counts the bytes."""
+        ...
 
 
 class ObjectReads:
     """See the module."""
 
-    def __init__(self, service: Service, calls: HttpCalls) -> None:
-        self._service = service
+    def __init__(
+        self,
+        service: Service,
+        ours: OwnReads,
+        calls: HttpCalls,
+        *,
+        takes: Callable[[str], bool] = lambda key: not is_odd(key),
+        hands_over: tuple[type[FsError], ...] = (),
+    ) -> None:
+        """`takes` says whether obstore can read a key; `hands_over` what it does not get right, beside what passes."""
+        self._location = service.location
         self._calls = calls
+        self._takes = takes
+        self._hands_over: tuple[type[FsError], ...] = (*_PASSING, *hands_over)
         self.obstore = ObstoreReads(service)
-        self._http = HttpReads(service, calls)
+        self._ours = ours
 
     async def get(self, key: str, span: ByteRange | None, version: str | None) -> Buffer:
         """See `Store.get`."""
         return await self.either(
             key,
             lambda: self.obstore.get(key, span, version),
-            lambda until: self._http.get(key, span, version, until),
+            lambda until: self._ours.get(key, span, version, until),
         )
 
     async def either(
@@ -58,20 +77,20 @@ class ObjectReads:
         began = asyncio.get_running_loop().time()
         try:
             return await by_obstore()
-        except _PASSING:
+        except self._hands_over:
             return await by_us(await self._turn(began, 0))
 
     async def stream(self, key: str, span: ByteRange, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
         check_span(key, span)
-        what = f"{self._service.location}: {key!r}"
+        what = f"{self._location}: {key!r}"
         loop = asyncio.get_running_loop()
         came = cuts = 0
         is_itself, until, asked_at = self._asks_itself(key), None, loop.time()
         while came < span.size:
             rest, has_begun = ByteRange(span.start + came, span.stop), False
             chunks = (
-                self._http.stream(key, rest, version, chunk_bytes, until)
+                self._ours.stream(key, rest, version, chunk_bytes, until)
                 if is_itself
                 else self.obstore.stream(key, rest, version, chunk_bytes)
             )
@@ -87,15 +106,16 @@ class ObjectReads:
                             asked_at = loop.time()
                 if came < span.size:
                     raise Unavailable(f"{what}: the answer ended after {came} of {span.size} bytes", path=key)
-            except _PASSING:
-                if cuts == RETRIES_MAX or (is_itself and not has_begun):  # then its own retries are spent
+            except self._hands_over as error:
+                is_spent = is_itself and not has_begun  # so are the retries of our own request
+                if cuts == RETRIES_MAX or is_spent or (has_begun and not isinstance(error, _PASSING)):
                     raise
                 is_itself, until = True, await self._turn(asked_at, cuts)
                 cuts += 1
 
     def _asks_itself(self, key: str) -> bool:
         """Must, or shall, we ask ourselves?  obstore does not hear for how long a store wants to be left alone."""
-        return is_odd(key) or asyncio.get_running_loop().time() < self._calls.heed_until
+        return not self._takes(key) or asyncio.get_running_loop().time() < self._calls.heed_until
 
     async def _turn(self, began: float, tried: int) -> float:
         """After a failure that may pass: pause, then go on by our own requests; until when, by the loop's clock."""

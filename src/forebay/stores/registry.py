@@ -13,7 +13,7 @@ from forebay.config.settings import Settings
 from forebay.errors import Invalid
 from forebay.stores.base import Opened
 
-_FORMS = "s3://bucket/prefix, gs://bucket/prefix, file:///folder, mem://name"
+_FORMS = "s3://bucket/prefix, gs://bucket/prefix, https://host/folder/, file:///folder, mem://name"
 _MODULES = {  # of `forebay.stores`, by scheme
     "s3": "s3",
     "s3a": "s3",
@@ -23,6 +23,8 @@ _MODULES = {  # of `forebay.stores`, by scheme
     "cephfs": "cephfs",
     "file": "local",
     "mem": "memory",
+    "http": "web",
+    "https": "web",
 }
 
 

@@ -20,7 +20,7 @@ from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersio
 from forebay.stores import s3_errors, s3_listing, s3_options
 from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.http_calls import Request
-from forebay.stores.http_reads import size_in
+from forebay.stores.http_reads import HttpReads, size_in
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.s3_http import S3Http
@@ -65,7 +65,7 @@ class S3Store:
         self._client: obstore.store.S3Store | None = None
         self._client_region = ""
         self._connecting = asyncio.Lock()
-        self._reads = ObjectReads(self, self._http.calls)
+        self._reads = ObjectReads(self, HttpReads(self, self._http.calls), self._http.calls)
 
     def __repr__(self) -> str:
         return f"<S3Store {self.location}>"

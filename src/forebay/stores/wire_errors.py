@@ -129,7 +129,7 @@ def answer_in(text: str) -> Answer | None:
 
 
 _RANGE_WORDS = (
-    *("non-partial response", "CONTENT_RANGE", "NotPartial", "UnexpectedRange"),
+    *("non-partial response", "CONTENT_RANGE", "NotPartial", "UnexpectedRange", "RangeNotSupported"),
     *("content range", "Content-Range", "content-range"),
 )
 _FAILURES: tuple[tuple[tuple[str, ...], type[FsError], str], ...] = (

@@ -228,6 +228,25 @@ class OtherBody(Fault):
         return replace(answer, body=self.body).with_headers({"Content-Length": ""})
 
 
+@dataclass(frozen=True)
+class Together(Fault):
+    """Several faults of one request and its answer, in order."""
+
+    faults: tuple[Fault, ...]
+
+    def ask(self, request: Request) -> Request:
+        """See `Fault.ask`."""
+        for fault in self.faults:
+            request = fault.ask(request)
+        return request
+
+    def spoil(self, answer: Answer) -> Answer:
+        """See `Fault.spoil`."""
+        for fault in self.faults:
+            answer = fault.spoil(answer)
+        return answer
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Which requests meet a fault."""

@@ -2,7 +2,8 @@
 """What every store must do, as tests to inherit: one promise of `forebay.stores.base` is one test.
 
 Give a fixture `store` (an empty store), and set the class attributes to what the store's server allows.
-Errors must be of one of Forebay's kinds, and name the key.
+Errors must be of one of Forebay's kinds, and name the key.  A store that takes no writes inherits `ReadingContract`,
+and says in `fill` how its server gets objects.
 """
 
 import asyncio
@@ -17,6 +18,10 @@ from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import MIB
 
 PAGE_KEYS_MAX = 1_000
+NAMES = (
+    *("sp ace", "plus+", "per%41cent", "new\nline", "tab\t", "quote'\"", "a&b<c>", "#?*[]{}|^`~", "=;:@,$!()"),
+    *("\u00fc\U0001f600", "e\u0301", "..a", "a..", "...", "-", "x" * 255, "\x7f"),
+)
 
 
 async def pages_of(store: Store, prefix: str, *, recursive: bool = False, start_after: str = "") -> list[ListPage]:
@@ -53,14 +58,19 @@ def _raw(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-class StoreContract:
-    """See the module."""
+class ReadingContract:
+    """What holds of every store, one that takes no writes too."""
 
     in_key_order = True  # listings go by the bytes of the whole key, as S3 says; not every server does
     odd_keys: tuple[str, ...] = ("a//b", "a/../b", "/a", "./a", "a/.")  # keys that no POSIX path can say
     missing_keys: tuple[str, ...] = ("nothing", "there", "there/is/not", "no/such/folder/key", "there/")  # but there/is
     names_of_files_and_folders_meet = True  # an object `a` beside `a/b`
+    names: tuple[str, ...] = NAMES  # that a file can have
     folders_are_paged = True  # folders count in a page of a listing; not every server cuts after them
+
+    async def fill(self, store: Store, key: str, data: Buffer) -> ObjectMeta:
+        """Make an object; to be overridden where that is not done by `put`."""
+        return await store.put(key, data)
 
     # ------------------------------------------------------------------ reading
 
@@ -69,18 +79,18 @@ class StoreContract:
         await store.probe("no/such/prefix/")
 
     async def test_a_whole_object_comes_back_as_it_was_put(self, store: Store) -> None:
-        await store.put("a/b.bin", b"some bytes")
+        await self.fill(store, "a/b.bin", b"some bytes")
         assert bytes(memoryview(await store.get("a/b.bin"))) == b"some bytes"
 
     async def test_an_empty_object_is_an_object(self, store: Store) -> None:
-        meta = await store.put("empty", b"")
+        meta = await self.fill(store, "empty", b"")
         assert meta.size == 0
         assert len(await store.get("empty")) == 0
         assert len(await store.get("empty", version=meta.version)) == 0
         assert await store.head("empty") == meta
 
     async def test_put_head_and_listing_tell_the_same_of_an_object(self, store: Store) -> None:
-        put = await store.put("folder/key", b"12345")
+        put = await self.fill(store, "folder/key", b"12345")
         assert (put.key, put.size) == ("folder/key", 5)
         assert put.version
         assert '"' not in put.version
@@ -94,7 +104,7 @@ class StoreContract:
 
     async def test_a_range_is_exactly_its_bytes(self, store: Store) -> None:
         data = pattern(10_000)
-        meta = await store.put("k", data)
+        meta = await self.fill(store, "k", data)
         for span in (ByteRange(0, 1), ByteRange(1, 9_999), ByteRange(9_999, 10_000), ByteRange(0, 10_000)):
             for version in (None, meta.version):
                 got = await store.get("k", span, version=version)
@@ -102,18 +112,18 @@ class StoreContract:
                 assert bytes(memoryview(got)) == data[span.start : span.stop]
 
     async def test_a_range_that_is_none_is_invalid(self, store: Store) -> None:
-        await store.put("k", b"12345")
+        await self.fill(store, "k", b"12345")
         for span in (ByteRange(2, 2), ByteRange(3, 2), ByteRange(-1, 2), ByteRange(5, 6), ByteRange(900, 1_000)):
             with pytest.raises(Invalid):
                 await store.get("k", span)
 
     async def test_a_range_past_the_end_is_never_answered_short(self, store: Store) -> None:
-        meta = await store.put("k", b"12345")
+        meta = await self.fill(store, "k", b"12345")
         with pytest.raises((Corrupt, Invalid)):
             await store.get("k", ByteRange(3, 9), version=meta.version)
 
     async def test_a_key_without_an_object_is_not_found(self, store: Store) -> None:
-        await store.put("there/is", b"x")
+        await self.fill(store, "there/is", b"x")
         for key in self.missing_keys:
             with pytest.raises(NotFound) as failed:
                 await store.head(key)
@@ -124,8 +134,8 @@ class StoreContract:
                 await store.get(key, ByteRange(0, 1), version="1")
 
     async def test_get_of_an_older_version_is_stale(self, store: Store) -> None:
-        old = await store.put("k", b"one")
-        new = await store.put("k", b"two!")
+        old = await self.fill(store, "k", b"one")
+        new = await self.fill(store, "k", b"two!")
         assert old.version != new.version
         for span in (None, ByteRange(0, 3)):
             with pytest.raises(StaleVersion):
@@ -133,8 +143,8 @@ class StoreContract:
         assert bytes(memoryview(await store.get("k", version=new.version))) == b"two!"
 
     async def test_a_change_that_keeps_the_size_is_another_version(self, store: Store) -> None:
-        old = await store.put("k", b"one")
-        new = await store.put("k", b"two")
+        old = await self.fill(store, "k", b"one")
+        new = await self.fill(store, "k", b"two")
         assert old.version != new.version
         with pytest.raises(StaleVersion):
             await store.get("k", version=old.version)
@@ -143,7 +153,7 @@ class StoreContract:
 
     async def test_a_stream_brings_the_range_in_order(self, store: Store) -> None:
         data = pattern(5 * MIB + 17)
-        meta = await store.put("k", data)
+        meta = await self.fill(store, "k", data)
         for span in (ByteRange(0, len(data)), ByteRange(MIB - 1, 3 * MIB + 5)):
             chunks = [
                 bytes(memoryview(chunk))
@@ -153,13 +163,13 @@ class StoreContract:
             assert b"".join(chunks) == data[span.start : span.stop]
 
     async def test_a_stream_of_an_older_version_is_stale(self, store: Store) -> None:
-        old = await store.put("k", pattern(3 * MIB))
-        await store.put("k", b"new")
+        old = await self.fill(store, "k", pattern(3 * MIB))
+        await self.fill(store, "k", b"new")
         with pytest.raises(StaleVersion):
             await anext(store.stream("k", ByteRange(0, 3 * MIB), version=old.version, chunk_bytes=MIB))
 
     async def test_a_stream_refuses_what_get_refuses(self, store: Store) -> None:
-        meta = await store.put("k", b"12345")
+        meta = await self.fill(store, "k", b"12345")
         with pytest.raises(NotFound):
             await anext(store.stream("nothing", ByteRange(0, 1), version="1", chunk_bytes=MIB))
         for span in (ByteRange(2, 2), ByteRange(-1, 2), ByteRange(5, 6)):
@@ -167,7 +177,7 @@ class StoreContract:
                 await anext(store.stream("k", span, version=meta.version, chunk_bytes=MIB))
 
     async def test_a_stream_may_be_left_early(self, store: Store) -> None:
-        meta = await store.put("k", pattern(8 * MIB))
+        meta = await self.fill(store, "k", pattern(8 * MIB))
         chunks = store.stream("k", ByteRange(0, 8 * MIB), version=meta.version, chunk_bytes=MIB)
         first = await anext(chunks)
         assert bytes(memoryview(first))[:8] == pattern(8)
@@ -177,20 +187,20 @@ class StoreContract:
     # ------------------------------------------------------------------ listing
 
     async def test_a_prefix_without_keys_lists_nothing(self, store: Store) -> None:
-        await store.put("aa/b", b"x")
+        await self.fill(store, "aa/b", b"x")
         assert await keys_of(store, "a/") == []
         assert await keys_of(store, "a/", recursive=True) == []
         assert await keys_of(store, "aa/b/") == []
 
     async def test_a_folder_shows_its_objects_and_each_folder_once(self, store: Store) -> None:
         for key in ("a/1", "a/2", "a/d/1", "a/d/2", "a/d/e/f", "aa/x", "b"):
-            await store.put(key, b"x")
+            await self.fill(store, key, b"x")
         assert await keys_of(store, "a/") == ["a/1", "a/2", "a/d/"]
         assert sorted(await keys_of(store, "")) == ["a/", "aa/", "b"]
 
     async def test_a_recursive_listing_has_every_object_and_no_folder(self, store: Store) -> None:
         keys = ["a/1", "a/d/1", "a/d/e/f", "aa/x", "b"]
-        await put_many(lambda key: store.put(key, b"x"), keys)
+        await put_many(lambda key: self.fill(store, key, b"x"), keys)
         assert sorted(await keys_of(store, "", recursive=True)) == keys
         assert sorted(await keys_of(store, "a/", recursive=True)) == ["a/1", "a/d/1", "a/d/e/f"]
 
@@ -200,14 +210,14 @@ class StoreContract:
         keys = ["a-/x", "a-", "a", "a/b", "a/b-", "a0", "ab", "B", "\u00e9", "z", "\U0001f600", "\uff5a"]
         if not self.names_of_files_and_folders_meet:
             keys = [key for key in keys if key not in ("a-", "a")]
-        await put_many(lambda key: store.put(key, b"x"), keys)
+        await put_many(lambda key: self.fill(store, key, b"x"), keys)
         assert await keys_of(store, "", recursive=True) == sorted(keys, key=_raw)
         top = {key if "/" not in key else key.partition("/")[0] + "/" for key in keys}
         assert await keys_of(store, "") == sorted(top, key=_raw)
 
     async def test_a_large_listing_comes_in_pages(self, store: Store) -> None:
         keys = [f"big/{number:05}" for number in range(2_500)]
-        await put_many(lambda key: store.put(key, b"x"), keys)
+        await put_many(lambda key: self.fill(store, key, b"x"), keys)
         for recursive in (False, True):
             pages = await pages_of(store, "big/", recursive=recursive)
             assert len(pages) == 3
@@ -217,14 +227,14 @@ class StoreContract:
 
     async def test_many_folders_come_in_pages(self, store: Store) -> None:
         folders = [f"top/{number:04}/" for number in range(1_200)]
-        await put_many(lambda folder: store.put(folder + "x", b"x"), folders)
+        await put_many(lambda folder: self.fill(store, folder + "x", b"x"), folders)
         pages = await pages_of(store, "top/")
         assert len(pages) == (2 if self.folders_are_paged else 1)
         assert [folder for page in pages for folder in page.folders] == folders
 
     async def test_a_listing_may_start_after_a_key(self, store: Store) -> None:
         for key in ("p/a", "p/b", "p/c/1", "p/c/2", "p/d"):
-            await store.put(key, b"x")
+            await self.fill(store, key, b"x")
         assert await keys_of(store, "p/", start_after="p/a") == ["p/b", "p/c/", "p/d"]
         assert await keys_of(store, "p/", start_after="p/aa") == ["p/b", "p/c/", "p/d"]
         assert await keys_of(store, "p/", start_after="p/b", recursive=True) == ["p/c/1", "p/c/2", "p/d"]
@@ -239,7 +249,7 @@ class StoreContract:
         assert await keys_of(store, "p/tr-", recursive=True) == ["p/tr-1", "p/tr-2/x", "p/tr-2/y"]
 
     async def test_a_listing_may_be_left_early(self, store: Store) -> None:
-        await store.put("a", b"x")
+        await self.fill(store, "a", b"x")
         pages = store.list("")
         assert len((await anext(pages)).objects) == 1
         await pages.aclose()  # type: ignore[attr-defined]  # every adapter's listing is a generator
@@ -247,27 +257,87 @@ class StoreContract:
     # ------------------------------------------------------------------ keys
 
     async def test_any_name_that_a_file_can_have_is_a_key(self, store: Store) -> None:
-        keys = ["sp ace", "plus+", "per%41cent", "new\nline", "tab\t", "quote'\"", "a&b<c>", "#?*[]{}|^`~", "=;:@,$!()"]
-        keys += ["\u00fc\U0001f600", "e\u0301", "..a", "a..", "...", "-", "x" * 255, "\x7f"]
-        for key in keys:
-            await store.put("odd/" + key, _raw(key))
-        for key in keys:
+        for key in self.names:
+            await self.fill(store, "odd/" + key, _raw(key))
+        for key in self.names:
             assert bytes(memoryview(await store.get("odd/" + key))) == _raw(key)
             assert (await store.head("odd/" + key)).size == len(_raw(key))
-        assert sorted(await keys_of(store, "odd/")) == sorted("odd/" + key for key in keys)
-        for key in keys:
-            await store.delete("odd/" + key)
-        assert await keys_of(store, "odd/", recursive=True) == []
+        assert sorted(await keys_of(store, "odd/")) == sorted("odd/" + key for key in self.names)
 
     async def test_keys_that_no_path_can_say_come_whole(self, store: Store) -> None:
         for key in self.odd_keys:
-            meta = await store.put(key, _raw(key))
+            meta = await self.fill(store, key, _raw(key))
             assert (await store.head(key)).version == meta.version
             assert bytes(memoryview(await store.get(key, version=meta.version))) == _raw(key)
             assert bytes(memoryview(await store.get(key, ByteRange(1, 2), version=meta.version))) == _raw(key)[1:2]
             chunks = store.stream(key, ByteRange(0, meta.size), version=meta.version, chunk_bytes=MIB)
             assert b"".join([bytes(memoryview(chunk)) async for chunk in chunks]) == _raw(key)
         assert sorted(await keys_of(store, "", recursive=True)) == sorted(self.odd_keys)
+
+    async def test_an_object_and_a_prefix_may_have_one_name(self, store: Store) -> None:
+        if not self.names_of_files_and_folders_meet:
+            pytest.skip("a file and a folder cannot have one name there")
+        await self.fill(store, "n", b"object")
+        await self.fill(store, "n/x", b"below")
+        assert sorted(await keys_of(store, "")) == ["n", "n/"]
+        assert bytes(memoryview(await store.get("n"))) == b"object"
+        assert bytes(memoryview(await store.get("n/x"))) == b"below"
+
+    async def test_names_that_are_not_utf_8_are_kept(self, store: Store) -> None:
+        if not store.capabilities.undecodable_keys:
+            pytest.skip("keys are Unicode there")
+        await self.fill(store, "f/\udcff\udcfe", b"bytes")
+        assert await keys_of(store, "f/") == ["f/\udcff\udcfe"]
+        assert bytes(memoryview(await store.get("f/\udcff\udcfe"))) == b"bytes"
+
+    # ------------------------------------------------------------------ many at once
+
+    async def test_many_calls_at_once_do_not_meet(self, store: Store) -> None:
+        bodies = {f"k{number}": pattern(4_000 + number) for number in range(64)}
+        await asyncio.gather(*(self.fill(store, key, body) for key, body in bodies.items()))
+        got = await asyncio.gather(*(store.get(key) for key in bodies))
+        assert [bytes(memoryview(one)) for one in got] == list(bodies.values())
+
+    async def test_a_cancelled_read_does_not_disturb_the_next(self, store: Store) -> None:
+        await self.fill(store, "k", pattern(4 * MIB))
+        for _ in range(5):
+            reading = asyncio.ensure_future(store.get("k"))
+            await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        assert bytes(memoryview(await store.get("k"))) == pattern(4 * MIB)
+
+    async def test_every_error_is_of_a_known_kind(self, store: Store) -> None:
+        with pytest.raises(FsError):
+            await store.get("x" * 5_000)
+
+
+class StoreContract(ReadingContract):
+    """See the module."""
+
+    empty_folders_go = True  # with their last object, as they do in S3
+
+    async def assert_nothing_is_left(self, store: Store) -> None:
+        """No objects, and no folders either but those that may stay."""
+        left = await keys_of(store, "", recursive=True)
+        assert [key for key in left if self.empty_folders_go or not key.endswith("/")] == []
+
+    # ------------------------------------------------------------------ writing
+
+    async def test_put_replaces_the_whole_object(self, store: Store) -> None:
+        await store.put("k", b"a long first version")
+        await store.put("k", b"short")
+        assert bytes(memoryview(await store.get("k"))) == b"short"
+        assert (await store.head("k")).size == 5
+
+    async def test_an_object_of_any_name_can_be_put_and_deleted(self, store: Store) -> None:
+        for name in self.names:
+            await store.put("odd/" + name, _raw(name))
+            assert bytes(memoryview(await store.get("odd/" + name))) == _raw(name)
+        for name in self.names:
+            await store.delete("odd/" + name)
+        await self.assert_nothing_is_left(store)
 
     async def test_an_empty_folder_is_an_empty_object_whose_key_ends_in_a_slash(self, store: Store) -> None:
         await store.put("a/b/", b"")
@@ -278,31 +348,8 @@ class StoreContract:
         with pytest.raises(NotFound):
             await store.head("a/b")
         await store.delete("a/b/")
-        assert await keys_of(store, "", recursive=True) == []
-
-    async def test_an_object_and_a_prefix_may_have_one_name(self, store: Store) -> None:
-        if not self.names_of_files_and_folders_meet:
-            pytest.skip("a file and a folder cannot have one name there")
-        await store.put("n", b"object")
-        await store.put("n/x", b"below")
-        assert sorted(await keys_of(store, "")) == ["n", "n/"]
-        assert bytes(memoryview(await store.get("n"))) == b"object"
-        assert bytes(memoryview(await store.get("n/x"))) == b"below"
-
-    async def test_names_that_are_not_utf_8_are_kept(self, store: Store) -> None:
-        if not store.capabilities.undecodable_keys:
-            pytest.skip("keys are Unicode there")
-        await store.put("f/\udcff\udcfe", b"bytes")
-        assert await keys_of(store, "f/") == ["f/\udcff\udcfe"]
-        assert bytes(memoryview(await store.get("f/\udcff\udcfe"))) == b"bytes"
-
-    # ------------------------------------------------------------------ writing
-
-    async def test_put_replaces_the_whole_object(self, store: Store) -> None:
-        await store.put("k", b"a long first version")
-        await store.put("k", b"short")
-        assert bytes(memoryview(await store.get("k"))) == b"short"
-        assert (await store.head("k")).size == 5
+        assert await keys_of(store, "a/b/") == []
+        await self.assert_nothing_is_left(store)
 
     async def test_put_takes_any_buffer(self, store: Store) -> None:
         data = pattern(300_000)
@@ -372,7 +419,7 @@ class StoreContract:
     async def test_a_folder_is_gone_with_its_last_object(self, store: Store) -> None:
         await store.put("a/b/c", b"x")
         await store.delete("a/b/c")
-        assert await keys_of(store, "", recursive=True) == []
+        await self.assert_nothing_is_left(store)
 
     async def test_copy_has_the_same_bytes(self, store: Store) -> None:
         await store.put("from/a b+c", pattern(100_000))
@@ -385,25 +432,3 @@ class StoreContract:
         with pytest.raises(NotFound):
             await store.copy("nothing", "target")
         assert await keys_of(store, "", recursive=True) == []
-
-    # ------------------------------------------------------------------ many at once
-
-    async def test_many_calls_at_once_do_not_meet(self, store: Store) -> None:
-        bodies = {f"k{number}": pattern(4_000 + number) for number in range(64)}
-        await asyncio.gather(*(store.put(key, body) for key, body in bodies.items()))
-        got = await asyncio.gather(*(store.get(key) for key in bodies))
-        assert [bytes(memoryview(one)) for one in got] == list(bodies.values())
-
-    async def test_a_cancelled_read_does_not_disturb_the_next(self, store: Store) -> None:
-        await store.put("k", pattern(4 * MIB))
-        for _ in range(5):
-            reading = asyncio.ensure_future(store.get("k"))
-            await asyncio.sleep(0)
-            reading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reading
-        assert bytes(memoryview(await store.get("k"))) == pattern(4 * MIB)
-
-    async def test_every_error_is_of_a_known_kind(self, store: Store) -> None:
-        with pytest.raises(FsError):
-            await store.get("x" * 5_000)

@@ -80,8 +80,9 @@ def file_entry(path: str, mount: Mount, meta: ObjectMeta) -> FileEntry:
 
 
 def folder_entry(path: str, mount: Mount, meta: FolderMeta | None = None) -> FolderEntry:
-    """A folder of a store; one that is a common prefix only has the time of its mount."""
-    return FolderEntry(path, mount, mount.mounted_ns) if meta is None else FolderEntry(path, mount, *meta)
+    """A folder of a store; one of which no time is known has that of its mount."""
+    mtime_ns, posix = (0, None) if meta is None else meta
+    return FolderEntry(path, mount, mtime_ns or mount.mounted_ns, posix)
 
 
 class Found(NamedTuple):
