@@ -20,8 +20,13 @@ from forebay.observe.redact import Redactor
 
 FILE_BYTES_MAX = 10 << 20  # then it becomes daemon.log.1, of which there is one
 
-
 _FIRST = ("timestamp", "level", "event")
+
+# Libraries of which only what goes wrong is told; those of HTTP would tell every URL, and some hold a signature.
+_NOISY = (
+    *("botocore", "urllib3", "aiohttp.access", "asyncio", "asyncssh", "fsspec", "huggingface_hub"),
+    *("httpx", "httpcore", "httpx2", "httpcore2"),
+)
 
 
 class _PrivateFile(logging.handlers.RotatingFileHandler):
@@ -78,7 +83,7 @@ def _route(handler: logging.Handler, level: str, redactor: Redactor, render: Pro
     logging.captureWarnings(capture=True)
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level)
-    for noisy in ("botocore", "urllib3", "aiohttp.access", "asyncio"):  # of them only what goes wrong
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

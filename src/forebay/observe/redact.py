@@ -23,7 +23,6 @@ _HARMLESS = (
     "verify",
     "cabundle",
     "cafile",
-    "keyfile",
     "googleapplicationcredentials",
     "requesterpays",
     "account",
@@ -34,6 +33,8 @@ _HARMLESS = (
     # of CephFS, in the words of mount.ceph and of Alluxio
     *("user", "fsname", "fs", "mdsnamespace", "namespace", "conf", "keyring", "secretfile", "keyfile"),
     "index",
+    "knownhosts",
+    "hostkeycheck",
 )
 
 

@@ -14,6 +14,7 @@ from forebay.errors import Invalid
 from forebay.stores.base import Opened
 
 _FORMS = "s3://bucket/prefix, gs://bucket/prefix, https://host/folder/, file:///folder, mem://name"
+_FSSPEC = "fsspec+"  # and any protocol that fsspec knows
 _MODULES = {  # of `forebay.stores`, by scheme
     "s3": "s3",
     "s3a": "s3",
@@ -25,6 +26,13 @@ _MODULES = {  # of `forebay.stores`, by scheme
     "mem": "memory",
     "http": "web",
     "https": "web",
+    "sftp": "sftp",
+    "ssh": "sftp",
+    "webdav": "webdav",
+    "webdavs": "webdav",
+    "dav": "webdav",
+    "davs": "webdav",
+    "hf": "hub",
 }
 
 
@@ -42,11 +50,13 @@ def open_store(url: str, options: Mapping[str, str], *, settings: Settings) -> O
     scheme = scheme.lower()
     if not separator:
         raise Invalid(f"{_without_secrets(url)!r} is not the URL of a store; write {_FORMS}")
-    module = _MODULES.get(scheme)
+    module = "fsspec_store" if scheme.startswith(_FSSPEC) else _MODULES.get(scheme)
     if module is None:
         near = difflib.get_close_matches(scheme, _MODULES, n=1)
-        hint = f"did you mean {near[0]}://?" if near else f"known are {', '.join(f'{one}://' for one in _MODULES)}"
-        raise Invalid(f"there is no store for {scheme[:20]!r} URLs; {hint}")
+        known = ", ".join(f"{one}://" for one in _MODULES)
+        hint = f"did you mean {near[0]}://?" if near else f"known are {known}."
+        other = f"{_FSSPEC}{scheme.rpartition('+')[2][:20]}://"
+        raise Invalid(f"there is no store for {scheme[:20]!r} URLs; {hint} What fsspec knows is written {other}")
     adapter = cast(_Adapter, importlib.import_module(f"forebay.stores.{module}"))
     return adapter.open_url(scheme, rest, options, settings)
 

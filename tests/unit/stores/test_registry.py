@@ -1,5 +1,7 @@
 """URLs of stores."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,7 @@ async def test_memory() -> None:
     ("url", "options", "says"),
     [
         ("bucket/prefix", {}, "write s3://bucket/prefix"),
-        ("oss://bucket", {}, "there is no store for 'oss' URLs; known are s3://"),
+        ("quobyte://volume", {}, "there is no store for 'quobyte' URLs; known are s3://"),
         ("fiel:///x", {}, "did you mean file://?"),
         ("s3://", KEYS, "names no bucket"),
         ("s3:///prefix", KEYS, "names no bucket"),
@@ -75,6 +77,10 @@ async def test_memory() -> None:
         ("file:///tmp", {"s3.region": "x"}, "takes no options"),
         ("mem://", {}, "mem://name"),
         ("mem://x", {"a": "b"}, "takes no options"),
+        ("sfpt://host/", {}, "did you mean sftp://?"),
+        ("fspec+ftp://host/", {}, "fsspec+ftp://"),
+        ("github://org:repo@/", {}, "fsspec+github://"),
+        ("fsspec+ftpp://host/", {}, "did you mean fsspec+ftp://?"),
     ],
 )
 async def test_a_wrong_url_says_how_to_write_it(url: str, options: dict[str, str], says: str) -> None:
@@ -82,3 +88,10 @@ async def test_a_wrong_url_says_how_to_write_it(url: str, options: dict[str, str
         open_store(url, options, settings=SETTINGS)
     assert says in str(refused.value)
     assert "TOPSECRET" not in str(refused.value)
+
+
+def test_the_libraries_of_stores_that_nobody_uses_are_not_loaded() -> None:
+    heavy = {"asyncssh", "webdav4", "httpx", "huggingface_hub", "fsspec", "obstore", "botocore"}
+    code = f"import sys, forebay.daemon.main, forebay.stores.registry; print({heavy!r} & {{*sys.modules}})"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert ran.stdout == b"set()\n"
