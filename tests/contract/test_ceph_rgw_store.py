@@ -11,12 +11,13 @@ from forebay.stores.base import Store
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import parse
 from forebay.testing.ceph import Ceph
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import StoreContract
 
 _numbers = itertools.count()
 
 
-class TestCephGatewayStore(StoreContract):
+class TestCephGatewayStore(StoreContract, FreshnessContract):
     @pytest.fixture
     def bucket(self, ceph: Ceph) -> str:
         name = f"contract-{next(_numbers)}"

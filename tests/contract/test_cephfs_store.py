@@ -14,6 +14,7 @@ from forebay.stores.cephfs import CephFsStore
 from forebay.stores.cephfs_options import parse
 from forebay.testing.ceph import Ceph
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import StoreContract, keys_of, pages_of
 from forebay.types import ByteRange
 from forebay.units import MIB
@@ -41,7 +42,7 @@ def store(ceph: Ceph, connected: CephFsStore) -> CephFsStore:
     return connected
 
 
-class TestCephFsStore(StoreContract, FolderStoreContract):
+class TestCephFsStore(StoreContract, FolderStoreContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
 

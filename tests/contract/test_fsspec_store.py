@@ -26,12 +26,13 @@ from forebay.errors import (
 )
 from forebay.stores.base import FolderStore, Store
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import StoreContract, keys_of
 
 _numbers = itertools.count()
 
 
-class FsspecContract(StoreContract, FolderStoreContract):
+class FsspecContract(StoreContract, FolderStoreContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
     empty_folders_go = False

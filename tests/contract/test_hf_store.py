@@ -9,6 +9,7 @@ from contract.trees import opened
 from forebay.errors import Denied, FsError, Invalid, NotFound, ReadOnly, StaleVersion, Unavailable
 from forebay.stores.base import FolderStore, Store
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.hub import HubServer, Repository
 from forebay.testing.store_contract import ReadingContract, keys_of, pattern
 from forebay.types import Buffer, ByteRange, ObjectMeta
@@ -42,7 +43,7 @@ async def store(hub: HubServer, name: str, repository: Repository) -> AsyncItera
     await store.close()
 
 
-class TestHubStore(ReadingContract, FolderStoreContract):
+class TestHubStore(ReadingContract, FolderStoreContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
     tells_modes = False
@@ -51,6 +52,9 @@ class TestHubStore(ReadingContract, FolderStoreContract):
     @pytest.fixture(autouse=True)
     def where(self, repository: Repository) -> None:
         self.repository = repository
+
+    async def drop(self, store: Store, key: str) -> None:
+        del self.repository.files[key]
 
     async def fill(self, store: Store, key: str, data: Buffer) -> ObjectMeta:
         self.repository.put(key, bytes(memoryview(data)))

@@ -24,6 +24,7 @@ from forebay.errors import (
 from forebay.stores.base import FolderStore, Store
 from forebay.testing.daemons import wait_until
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.sshd import Sshd
 from forebay.testing.store_contract import StoreContract, keys_of, pattern
 from forebay.testing.webdav import Rclone
@@ -53,7 +54,8 @@ async def store(server: Sshd, folder: Path) -> AsyncIterator[FolderStore]:
     await store.close()
 
 
-class TestSftpStore(FillBehind, StoreContract, FolderStoreContract):
+class TestSftpStore(FillBehind, StoreContract, FolderStoreContract, FreshnessContract):
+    tells_changes_within_a_second = False
     odd_keys = ()
     names_of_files_and_folders_meet = False
 

@@ -16,6 +16,7 @@ from forebay.stores.web import WebStore
 from forebay.stores.web_options import WebOptions
 from forebay.testing.apache import Apache
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.nginx import Nginx
 from forebay.testing.python_http import PythonHttp
 from forebay.testing.store_contract import NAMES, ReadingContract, keys_of, pages_of
@@ -37,7 +38,8 @@ def write(root: Path, key: str, data: Buffer) -> None:
     os.utime(path, (second, second))
 
 
-class WebContract(ReadingContract, FolderStoreContract):
+class WebContract(ReadingContract, FolderStoreContract, FreshnessContract):
+    tells_changes_within_a_second = False
     odd_keys = ()
     names_of_files_and_folders_meet = False
     tells_modes = False
@@ -59,6 +61,13 @@ class WebContract(ReadingContract, FolderStoreContract):
         store = WebStore(server.url, WebOptions(), deadline_s=20)
         yield store
         await store.close()
+
+    async def drop(self, store: Store, key: str) -> None:
+        path = self.served / key
+        path.unlink()
+        while path.parent != self.served and not any(path.parent.iterdir()):
+            path = path.parent
+            path.rmdir()
 
     async def fill(self, store: Store, key: str, data: Buffer) -> ObjectMeta:
         write(self.served, key, data)

@@ -14,6 +14,7 @@ from forebay.stores.webdav import WebdavTree
 from forebay.testing.fault_server import fault_server
 from forebay.testing.faults import Fault, OtherBody, Refuse, Rule, Script
 from forebay.testing.folder_store_contract import FolderStoreContract
+from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.store_contract import NAMES, StoreContract, pattern
 from forebay.testing.webdav import NginxDav, Rclone
 from forebay.types import ByteRange
@@ -34,7 +35,8 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rclone]:
         yield server
 
 
-class WebdavContract(FillBehind, StoreContract, FolderStoreContract):
+class WebdavContract(FillBehind, StoreContract, FolderStoreContract, FreshnessContract):
+    tells_changes_within_a_second = False
     odd_keys = ()
     names_of_files_and_folders_meet = False
     empty_folders_go = False  # nothing in WebDAV removes a folder only if it is empty
