@@ -1,9 +1,10 @@
 # Forebay's commands.  Each one sets up what it needs: a virtual environment in .venv and, as root on Debian or
-# Ubuntu, the package fuse3; the tests also rsync and Ceph.  Nothing is installed outside of these.
+# Ubuntu, the package fuse3; the tests also rsync, Ceph and, in .venv, Azurite.  Nothing is installed outside of these.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench demo
+AZURITE := azurite@3.37.0
 
 .PHONY: help setup check test demo bench format clean
 
@@ -45,6 +46,15 @@ tools:
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; \
 	  else echo "the tests need more: sudo apt-get install $(TOOLS)" >&2; fi; }
 
+# Microsoft's emulator of Azure Blob Storage; the node that runs it comes as a wheel.
+.PHONY: azurite
+azurite: $(VENV)/azurite/$(AZURITE)
+
+$(VENV)/azurite/$(AZURITE): $(VENV)/.dev
+	$(BIN)/npm install --prefix $(VENV)/azurite --omit=dev --omit=optional --ignore-scripts \
+	  --no-audit --no-fund --loglevel=error $(AZURITE)
+	@touch $@
+
 # A real Ceph, for the tests of its object gateway and of CephFS: 67 MB to fetch, a minute to install.
 CEPH := ceph-mon ceph-osd ceph-mds radosgw
 .PHONY: ceph
@@ -59,7 +69,7 @@ check: setup
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 
-test: ceph check
+test: azurite ceph check
 	$(BIN)/pytest
 
 demo: $(VENV)/.demo fuse

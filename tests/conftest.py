@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay.testing.azurite import Azurite
 from forebay.testing.ceph import Ceph
 from forebay.testing.daemons import CommandRan, RunForebay, forebay_command, temporary_home
 
@@ -37,6 +38,13 @@ def forebay(forebay_home: Path) -> RunForebay:
         return CommandRan(ran.returncode, ran.stdout, ran.stderr.decode())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A real Azure Blob server for the whole session, started when the first test asks for it."""
+    with Azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

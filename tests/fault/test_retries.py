@@ -14,7 +14,7 @@ from fault.conftest import BUCKET, MakeStore
 from forebay.errors import AlreadyExists, FsError, StaleVersion, Throttled, TimedOut, Unavailable
 from forebay.stores import http_calls
 from forebay.stores.s3 import S3Store
-from forebay.stores.s3_upload import PART_BYTES
+from forebay.stores.uploads import PART_BYTES
 from forebay.testing.fault_proxy import FaultProxy
 from forebay.testing.faults import BEFORE_HEADERS, Cut, Fault, Late, Refuse, Rule, Script, Stall, Trickle, reset
 from forebay.testing.seaweed import SeaweedS3

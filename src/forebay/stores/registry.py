@@ -13,7 +13,10 @@ from forebay.config.settings import Settings
 from forebay.errors import Invalid
 from forebay.stores.base import Opened
 
-_FORMS = "s3://bucket/prefix, gs://bucket/prefix, https://host/folder/, file:///folder, mem://name"
+_FORMS = (
+    "s3://bucket/prefix, gs://bucket/prefix, az://container@account/prefix, hdfs://namenode/folder, "
+    "https://host/folder/, file:///folder"
+)
 _FSSPEC = "fsspec+"  # and any protocol that fsspec knows
 _MODULES = {  # of `forebay.stores`, by scheme
     "s3": "s3",
@@ -21,6 +24,12 @@ _MODULES = {  # of `forebay.stores`, by scheme
     "s3n": "s3",
     "gs": "gcs",
     "gcs": "gcs",
+    "az": "azure",
+    "azure": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "wasb": "azure",
+    "wasbs": "azure",
     "cephfs": "cephfs",
     "file": "local",
     "mem": "memory",

@@ -46,7 +46,8 @@ def endpoint(option: str, value: str | None, *, instead: str, scheme: str = "htt
     if parts.username is not None or parts.password is not None:
         raise Invalid(f"{option} must hold no user or password; use {instead}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise Invalid(f"{option} must be like http://host:port, not {value!r}")
+        told = "" if parts.query else f", not {value!r}"  # a query may hold a signature
+        raise Invalid(f"{option} must be like http://host:port{told}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     usual = {"http": 80, "https": 443}[parts.scheme]
     where = host if port in (None, usual) else f"{host}:{port}"

@@ -24,6 +24,7 @@ from forebay.errors import (
     TimedOut,
     Unavailable,
 )
+from forebay.stores.base import OutsideObject
 
 OBSTORE_ERRORS = (obstore.exceptions.BaseError, FileNotFoundError, ValueError, OSError)
 WIRE_ERRORS = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError
@@ -134,6 +135,7 @@ _RANGE_WORDS = (
 )
 _FAILURES: tuple[tuple[tuple[str, ...], type[FsError], str], ...] = (
     (("Received redirect without LOCATION",), Invalid, "wrong region for this bucket; set its region"),
+    (("StartTooLarge",), OutsideObject, "the range lies outside the object"),
     (_RANGE_WORDS, Corrupt, "{host} sent another range than was asked for"),
     (
         ("Content-Length Header", "MissingContentLength", "InvalidLastModified", "ETag Header"),

@@ -2,9 +2,18 @@
 
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path, Path]:
+class Certificate(NamedTuple):
+    """Files, PEM."""
+
+    authority: Path  # the root that signed it
+    public: Path
+    private: Path
+
+
+def make_certificate(folder: Path) -> Certificate:
     """A root of our own; a certificate for 127.0.0.1 that it signed, with its key."""
     authority, certificate, request = folder / "ca.pem", folder / "server.pem", folder / "server.csr"
     private, ca_key, names = folder / "server.key", folder / "ca.key", folder / "names"
@@ -16,4 +25,4 @@ def make_certificate(folder: Path) -> tuple[Path, Path, Path]:
         f"-extfile {names} -out {certificate}",
     ):
         subprocess.run(["openssl", *words.split()], check=True, capture_output=True, timeout=30)
-    return authority, certificate, private
+    return Certificate(authority, certificate, private)

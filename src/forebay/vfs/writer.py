@@ -4,6 +4,7 @@ Acknowledged means that the store has it.  A file becomes visible whole or not a
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -100,16 +101,17 @@ class Writer:
         if not recursive:
             raise IsADirectory(f"{path} is a folder; use -r to remove it with all it holds", path=path)
         removed = 0
-        async for page in self._host.metadata.pages(mount, key + "/", recursive=True):
-            for start in range(0, len(page.objects), DELETES_MAX):
-                some = page.objects[start : start + DELETES_MAX]
-                failed = await asyncio.gather(*(self._delete(mount, meta.key) for meta in some), return_exceptions=True)
-                removed += len(some)
-                for error in failed:
-                    if error is not None:
-                        self._host.metadata.forget(path)
-                        raise error
-        self._host.metadata.forget(path)
+        markers: list[str] = []  # where folders exist by themselves, only an empty one can be removed
+        try:
+            async for page in self._host.metadata.pages(mount, key + "/", recursive=True):
+                markers += (meta.key for meta in page.objects if meta.key.endswith("/"))
+                removed += len(page.objects)
+                await self._delete_all(mount, [meta.key for meta in page.objects if not meta.key.endswith("/")])
+            deepest_first = sorted({*markers, key + "/"}, key=_depth, reverse=True)
+            for _, level in itertools.groupby(deepest_first, key=_depth):
+                await self._delete_all(mount, list(level))
+        finally:
+            self._host.metadata.forget(path)
         self._learn(mount, path, None)
         return removed
 
@@ -138,6 +140,14 @@ class Writer:
                 raise NotEmpty(f"{path} is not empty", path=path)
         await self._delete(mount, key + "/")
         self._learn(mount, path, None)
+
+    async def _delete_all(self, mount: Mount, keys: list[str]) -> None:
+        for start in range(0, len(keys), DELETES_MAX):
+            some = keys[start : start + DELETES_MAX]
+            failed = await asyncio.gather(*(self._delete(mount, key) for key in some), return_exceptions=True)
+            for error in failed:
+                if error is not None:
+                    raise error
 
     async def _delete(self, mount: Mount, key: str) -> None:
         await self._host.metadata.answer(mount, mount.store.delete(key))
@@ -180,3 +190,7 @@ async def _again(head: bytes, rest: AsyncIterator[Buffer]) -> AsyncIterator[Buff
     yield head
     async for chunk in rest:
         yield chunk
+
+
+def _depth(key: str) -> int:
+    return key.count("/")

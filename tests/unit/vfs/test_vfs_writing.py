@@ -118,6 +118,21 @@ async def test_removing_a_file_and_a_folder_with_all_it_holds(tmp_path: Path) ->
         assert await rig.names("/s") == ["da"]
 
 
+async def test_folders_are_removed_after_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Rig(tmp_path) as rig:
+        await mounted(rig, "d/", "d/a/", "d/a/x", "d/a/b/", "d/a/b/y", "d/z")
+        store, gone = rig.store("s"), list[str]()
+        delete = store.delete
+
+        async def note(key: str) -> None:
+            gone.append(key)
+            await delete(key)
+
+        monkeypatch.setattr(store, "delete", note)
+        assert await rig.fs.remove("/s/d", recursive=True) == 6
+        assert gone[-3:] == ["d/a/b/", "d/a/", "d/"]
+
+
 async def test_a_removal_that_fails_midway_says_so_and_shows_what_is_left(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         await mounted(rig, *(f"d/{index}" for index in range(10)))
