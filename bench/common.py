@@ -251,6 +251,10 @@ class World:
         self.forebay(
             "fs", "mount", f"/{name}", f"s3://{name}", *(word for each in options for word in ("--option", each))
         )
+        return self.show(name)
+
+    def show(self, name: str) -> Path:
+        """Show /NAME at a local folder of its own, and return this folder."""
         mountpoint = self.scratch / "mnt" / name
         mountpoint.mkdir(parents=True, exist_ok=True)
         self._mountpoints.add(mountpoint)

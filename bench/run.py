@@ -12,6 +12,7 @@ import cold_sequential
 import first_epoch
 import load
 import memory
+import metadata
 import warm_large
 import warm_small
 from common import RESULTS, World, results_file, save, say
@@ -24,6 +25,7 @@ SCRIPTS = {
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
     "memory": memory.measure,
+    "metadata": metadata.measure,
 }
 
 

@@ -39,7 +39,9 @@ PURE = {
     "frontends/fuse/wire.py",
     "paths.py",
     "units.py",
+    "vfs/blocks.py",
     "vfs/mounttable.py",
+    "vfs/walkahead.py",
 }
 IMPURE = {"asyncio", "os", "random", "selectors", "socket", "subprocess", "threading", "time"}
 CLOCKS = {"time.time", "time.time_ns", "time.monotonic", "time.perf_counter"}

@@ -257,7 +257,6 @@ class ReadingMachine(RuleBasedStateMachine):
             file.close()
         self.opened.clear()
         self.run(self.rig.restart())
-        self.history = {place: [(0.0, past[-1][1])] for place, past in self.history.items()}  # nothing is remembered
 
     # ------------------------------------------------------------------ what must hold
 

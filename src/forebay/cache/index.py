@@ -74,7 +74,7 @@ class CacheIndex:
         try:
             self._open(boot_id)
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             log.warning("index.thrown_away", path=str(path), reason=str(error))
             self._throw_away()
@@ -113,7 +113,7 @@ class CacheIndex:
         try:
             return self._reader.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
-            if _is_damage(error):  # the next start begins with an empty one; until then nothing is found
+            if is_damage(error):  # the next start begins with an empty one; until then nothing is found
                 log.warning("index.thrown_away", path=str(self._path), reason=str(error))
                 self._throw_away()
             else:
@@ -226,7 +226,8 @@ class _OtherSchema(sqlite3.DatabaseError):
     """Not an index that can be used."""
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def is_damage(error: sqlite3.Error) -> bool:
+    """Is the file unfit, rather than the disk full or the file busy?"""
     # What is not an OperationalError is: "file is not a database", "malformed", or a missing table or column.
     full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
     others = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM)

@@ -1,8 +1,8 @@
 """`forebay fs`, but for what reads and writes files: the tree and its mounts, and what of it is cached."""
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -304,43 +304,84 @@ def df(context: typer.Context, human: Human = False, as_json: AsJson = False) ->
 # ---------------------------------------------------------------- the cache
 
 
-@app.command(epilog=example("forebay fs load /training-data/imagenet"))
+@app.command(
+    epilog=example("forebay fs load /training-data/imagenet", "forebay fs load --metadata /training-data/imagenet")
+)
 def load(
     context: typer.Context,
     path: PathArgument,
-    parallel: Annotated[int | None, typer.Option(min=1, help="Files at a time; default: as many as help.")] = None,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Only names, sizes and versions: a walk then asks the store nothing.")
+    ] = False,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Files (or folders) at a time; default: as many as help.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read everything below a path into the cache.  Run it again to go on after a stop or a failure."""
+    words = _NAMES if metadata else _FILES
     client = connect(context)
-    event: dict[str, Any] = {"files_done": 0, "files_total": None, "bytes_done": 0, "bytes_total": None}
+    event: dict[str, Any] = dict.fromkeys(words.totals)
     failed: list[list[str]] = []
-    with open_progress("loading") as progress:
+    with open_progress(words.verb) as progress:
         try:
-            for event in client.stream("POST", "/v1/fs/load", {"path": path, "parallel": parallel}):
+            body = {"path": path, "parallel": parallel, "metadata": metadata}
+            for event in client.stream("POST", "/v1/fs/load", body):
                 if event["failed"]:
                     failed.append(event["failed"])
-                done = (event["files_done"], event["bytes_done"], event["files_total"], event["bytes_total"])
-                progress.update(Done(*done))
+                progress.update(words.done(event))
         except KeyboardInterrupt:
             progress.close()
-            loaded = f"{count_text(event['files_done'])}, {format_size(event['bytes_done'])}"
-            note(f"stopped; what is loaded stays ({loaded}): run the same command to go on")
+            note(f"stopped; what is loaded stays ({words.amount(event)}): run the same command to go on")
             raise typer.Exit(130) from None
         seconds = progress.elapsed_s
     for name, message in failed:
         note(failure_line(name, message))
     if as_json:
-        totals = {name: event[name] for name in ("files_done", "files_total", "bytes_done", "bytes_total")}
-        totals["seconds"] = round(seconds, 3)
+        totals = {name: event[name] for name in words.totals} | {"seconds": round(seconds, 3)}
         put_json({"path": path} | totals | {"failed": [dict(path=name, message=why) for name, why in failed]})
     else:
-        rate = format_size(event["bytes_done"] / seconds)
         tail = f"; {len(failed):,} failed" if failed else ""
-        total = format_size(event["bytes_done"])
-        put(f"{count_text(event['files_done'])}, {total} loaded in {seconds:.1f} s ({rate}/s){tail}")
+        put(f"{words.amount(event)} {words.end} in {seconds:.1f} s ({words.rate(event, seconds)}/s){tail}")
     if failed:
         raise typer.Exit(1)
+
+
+class _Loading(NamedTuple):
+    """How a kind of load is told."""
+
+    verb: str  # what is going on
+    end: str  # what has been done
+    totals: tuple[str, ...]  # the fields of an event that say how far it is
+    done: Callable[[dict[str, Any]], Done]
+    amount: Callable[[dict[str, Any]], str]
+    rate: Callable[[dict[str, Any], float], str]  # per second
+
+
+def _file_amount(event: dict[str, Any]) -> str:
+    return f"{count_text(event['files_done'] or 0)}, {format_size(event['bytes_done'] or 0)}"
+
+
+def _name_amount(event: dict[str, Any]) -> str:
+    return f"{count_text(event['files'] or 0)} in {count_text(event['folders_done'] or 0, 'folder')}"
+
+
+_FILES = _Loading(
+    verb="loading",
+    end="loaded",
+    totals=("files_done", "files_total", "bytes_done", "bytes_total"),
+    done=lambda e: Done(e["files_done"], e["bytes_done"], e["files_total"], e["bytes_total"]),
+    amount=_file_amount,
+    rate=lambda e, seconds: format_size(e["bytes_done"] / seconds),
+)
+_NAMES = _Loading(
+    verb="listing",
+    end="known",
+    totals=("folders_done", "folders_found", "files", "bytes"),
+    done=lambda e: Done(e["files"], e["bytes"]),
+    amount=_name_amount,
+    rate=lambda e, seconds: count_text(round(e["files"] / seconds)),
+)
 
 
 @app.command(epilog=example("forebay fs free /training-data/imagenet"))

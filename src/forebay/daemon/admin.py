@@ -40,6 +40,8 @@ from forebay.observe.redact import Redactor
 from forebay.units import MIB
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.load import LoadEvent
+from forebay.vfs.load_names import NamesEvent
 from forebay.vfs.openfile import OpenFile
 
 log = structlog.get_logger()
@@ -288,11 +290,14 @@ class Admin:
 
     async def _load(self, request: web.Request) -> web.StreamResponse:
         fields = Fields.of_body(await request.read())
-        return await self._stream(request, self._load_events(fields.path(), fields.whole("parallel")))
+        path, parallel = fields.path(), fields.whole("parallel")
+        load = self._fs.load_names if fields.flag("metadata") else self._fs.load
+        return await self._stream(request, self._load_events(path, load(path, parallel=parallel)))
 
-    async def _load_events(self, path: str, parallel: int | None) -> AsyncGenerator[Sequence[Json], None]:
+    async def _load_events(
+        self, path: str, events: AsyncIterator[LoadEvent | NamesEvent]
+    ) -> AsyncGenerator[Sequence[Json], None]:
         await self._fs.stat(path)  # an error here is a status, not a line
-        events = self._fs.load(path, parallel=parallel)
         async for event in events:
             failed = event.failed and (event.failed[0], self._redactor.clean(event.failed[1]))
             yield [asdict(event) | {"failed": failed}]

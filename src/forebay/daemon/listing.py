@@ -30,7 +30,7 @@ async def list_folder(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json
     index = 0
     while True:
         await listing.wait(index)
-        batch = [found for _, found in listing.entries[index : index + BATCH]]
+        batch = [found for _, found in listing.some(index, index + BATCH)]
         if not batch:
             break
         index += len(batch)

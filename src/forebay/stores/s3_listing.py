@@ -1,8 +1,16 @@
-"""Pages of ListObjectsV2, from XML to what the contract says.  Pure."""
+"""Pages of ListObjectsV2, from XML to what the contract says.  Pure.
 
+A page holds a thousand objects in six elements each: building a tree of these costs ten times what is wanted of it.
+So where every object is written as the usual servers write it, and a pattern finds exactly as many as there are, the
+objects are taken out of the text; the rest of the page, and any other page, goes through the XML parser.
+"""
+
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 
@@ -12,6 +20,14 @@ from forebay.stores.times import nanoseconds
 from forebay.types import ObjectMeta
 
 _SECOND_NS = 1_000_000_000
+_URL_ENCODED = b"<EncodingType>url</EncodingType>"
+# The order of Amazon, MinIO, Ceph and SeaweedFS.  No "<" within a value: comments and CDATA are for the XML parser.
+_CONTENTS = re.compile(
+    r"<Contents>\s*<Key>([^<]+)</Key>\s*<LastModified>([^<]+)</LastModified>\s*<ETag>([^<]+)</ETag>\s*"
+    r"(?:<Checksum[^<]*</Checksum[^<]*>\s*)*<Size>(\d+)</Size>\s*"
+    r"(?:<(?!/?Contents>)[^<]*)*</Contents>\s*(?=<Contents>|\Z)"
+)
+_make_meta = partial(tuple.__new__, ObjectMeta)  # `ObjectMeta(...)` is Python, and costs every key 0.3 us more
 
 
 class ParsedPage(NamedTuple):
@@ -28,13 +44,14 @@ def parse(body: bytes | bytearray, location: str, prefix: str) -> ParsedPage:
         Corrupt: this is not a listing, or not of `prefix`.
     """
     try:
-        root = ET.fromstring(body)
+        objects, rest = _take_objects(body)
+        root = ET.fromstring(rest)
         space, found, _ = root.tag.rpartition("ListBucketResult")  # "{http://...}", or nothing, before every tag
         if not found:
             raise Corrupt(f"{location}: the answer is not an S3 listing; check s3.endpoint")
         fields = {child.tag[len(space) :]: child.text or "" for child in root}
         decode = _unquote if fields.get("EncodingType") == "url" else str
-        objects = [_object(child, space, decode) for child in root.iterfind(f"{space}Contents")]
+        objects += [_object(child, space, decode) for child in root.iterfind(f"{space}Contents")]
         folders = [decode(each.text or "") for each in root.iterfind(f"{space}CommonPrefixes/{space}Prefix")]
     except (ET.ParseError, KeyError, ValueError) as error:
         raise Corrupt(f"{location}: the answer is not an S3 listing; check s3.endpoint") from error
@@ -44,6 +61,26 @@ def parse(body: bytes | bytearray, location: str, prefix: str) -> ParsedPage:
     if fields.get("IsTruncated") == "true" and not token:
         raise Corrupt(f"{location}: the listing is cut and does not say how to go on; is ListObjectsV2 supported?")
     return ParsedPage(ListPage(objects, folders), token)
+
+
+def _take_objects(body: bytes | bytearray) -> tuple[list[ObjectMeta], bytes | bytearray]:
+    """The objects of a page as the usual servers write it, and the page without them; none, and the page, if not."""
+    start, stop = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
+    if not 0 <= start < stop:
+        return [], body
+    rest = body[:start] + body[stop:]
+    text = body[start:stop].decode()
+    found = _CONTENTS.findall(text)
+    if not len(found) == text.count("<Contents>") == text.count("<Key>"):
+        return [], body
+    keys, written, etags, sizes = zip(*found, strict=True)
+    if "&" in "".join(keys):
+        return [], body
+    if _URL_ENCODED in rest and (b"%" in body or b"+" in body):
+        keys = tuple(map(_unquote, keys))
+    times = [nanoseconds(moment) for moment in map(datetime.fromisoformat, written)]
+    versions = [etag.replace("&quot;", "").removeprefix("W/").strip('"') for etag in etags]
+    return list(map(_make_meta, zip(keys, map(int, sizes), times, versions, repeat(None)))), rest
 
 
 def version_of(etag: str | None, size: int, mtime_ns: int) -> str:

@@ -29,6 +29,7 @@ class FaultServer(FaultyHttp):
         super().__init__()
         self.objects: dict[str, bytes] = {}
         self.page_keys = PAGE_KEYS
+        self.targets: list[str] = []  # the key of every request, or the prefix of a listing
         self.scheme = "http"
         self.port = 0
 
@@ -41,8 +42,10 @@ class FaultServer(FaultyHttp):
         """What S3 answers."""
         path, _, query = request.target.partition("?")
         key = unquote(path.removeprefix("/" + self.bucket).removeprefix("/"), errors="surrogateescape")
+        fields = {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
+        self.targets.append(key or fields.get("prefix", ""))
         if key == "":
-            return self._list({name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()})
+            return self._list(fields)
         act: Callable[[str, Request], Answer] | None = {
             "GET": self._get,
             "HEAD": self._get,

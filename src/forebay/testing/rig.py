@@ -9,7 +9,7 @@ async with Rig(folder) as rig:
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from forebay import paths
 from forebay.cache.cache import Cache
@@ -59,7 +59,7 @@ class Rig:
         name, _, prefix = url.removeprefix("mem://").partition("/")
         return self.store(name), prefix and prefix.rstrip("/") + "/"
 
-    async def __aenter__(self) -> "Rig":
+    async def __aenter__(self) -> Self:
         self.begin()
         return self
 

@@ -36,6 +36,11 @@ class Mount:
     ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
     open_files: int = 0  # how many of its files somebody has open
 
+    def left_s(self, since: float, now: float) -> float:
+        """How long what was asked at `since` may still be believed at `now`, seconds; below 0 if not any more."""
+        left_s = self.ttl_s - (now - since)
+        return left_s if left_s >= 0 and self.ttl_s > 0 else -1.0
+
 
 class FileEntry(NamedTuple):
     """One version of one file."""

@@ -21,14 +21,16 @@ from forebay.cache.policy import Dataset
 from forebay.cache.throttle import background_share
 from forebay.clock import Clock
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, FsError, NotADirectory, NotFound
+from forebay.errors import AlreadyExists, FsError, Invalid, NotADirectory, NotFound
 from forebay.stores.registry import open_store
 from forebay.types import Buffer
 from forebay.units import MIB
+from forebay.vfs.blocks import BLOCK_ENTRIES, row_of
 from forebay.vfs.control import ControlDb
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
-from forebay.vfs.folders import Listing, name_of
+from forebay.vfs.listing import Listing, name_of
 from forebay.vfs.load import LoadEvent, load
+from forebay.vfs.load_names import NamesEvent, load_names
 from forebay.vfs.metadata import Metadata
 from forebay.vfs.mounter import MountChanges, Mounter
 from forebay.vfs.mounttable import top_folder
@@ -140,12 +142,10 @@ class FileSystem:
         mount, prefix = self.tree.folder_place(path)
         overlay = self.tree.overlay(path) or {}
         if mount is not None and not overlay:
-            return self.metadata.listing(mount, path, prefix)
-        listing = Listing(path, mount)
-        for name in sorted(overlay):
-            listing.add(name, overlay[name])
+            return await self.metadata.listing(mount, path, prefix)
+        listing = Listing(path, mount, prefix, fixed=sorted(overlay.items()))
         if mount is not None:
-            await self._merge(listing, self.metadata.listing(mount, path, prefix))
+            await self._merge(listing, await self.metadata.listing(mount, path, prefix))
         listing.finish()
         return listing
 
@@ -154,13 +154,16 @@ class FileSystem:
         index = 0
         while True:
             await listing.wait(index)
-            if index >= len(listing):
+            some = listing.some(index, index + BLOCK_ENTRIES)
+            if not some:
                 break
-            name, entry = listing[index]
-            if not into.knows(name):  # a mount hides what the outer store has under its name
-                into.add(name, entry)
-            index += 1
+            into.add_rows([row_of(name, entry) for name, entry in some])
+            index += len(some)
         into.hidden = listing.hidden
+
+    def believed_s(self, listing: Listing) -> float | None:
+        """How long every entry of an open folder may be believed, seconds; None if each must be looked up."""
+        return self.metadata.believed_s(listing)
 
     async def walk(
         self, path: str, *, on_hidden: Callable[[int], None] | None = None
@@ -273,6 +276,27 @@ class FileSystem:
         parallel = parallel or background_share(self._settings.store_requests)
         return load(self.walk(path), self.fetch, parallel=parallel, look_up=self.look_up)
 
+    async def load_names(self, path: str, *, parallel: int | None = None) -> AsyncIterator[NamesEvent]:
+        """Learn and keep every name at and below a path; see `forebay.vfs.load_names`.
+
+        Raises:
+            NotFound, NotADirectory: the path is no folder.
+            Invalid: its mount keeps no names.
+        """
+        mounts = [mount for mount in (self.tree.folder_place(path).mount, *self.tree.below(path)) if mount is not None]
+        if mounts and all(mount.ttl_s <= 0 for mount in mounts):
+            raise Invalid(
+                f"{path} asks its store at every use, so there are no names to keep; "
+                "mount it with --freshness ttl or immutable",
+                path=path,
+            )
+        await self.open_folder(path)
+        parallel = parallel or background_share(self._settings.store_requests)
+        async with contextlib.aclosing(load_names(path, self.open_folder, parallel=parallel)) as events:
+            async for event in events:
+                yield event
+        await self.metadata.settle()
+
     async def free(self, path: str) -> tuple[int, int]:
         """Drop what is cached at or below a path, unless pinned or open; return files and bytes."""
         files = size = 0
@@ -315,6 +339,7 @@ class FileSystem:
         self.metadata.forget(path)
         self.metadata.doubt(folder, name)
         self.tell(path)
+        await self.metadata.settle()
         await self.stat(path)
 
     # ------------------------------------------------------------------ the shape of the tree
@@ -348,6 +373,7 @@ class FileSystem:
         else:
             await self.writer.make_marker(mount, key + "/")
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
+            await self.metadata.settle()
         self.tell(path)
 
     async def has_folder(self, path: str, parents: bool) -> bool:

@@ -1,140 +1,16 @@
-"""What is known of the folders of mounts: names, absences, and since when.  No I/O.
+"""What is known in memory of the folders of mounts: names, absences, and since when.  No I/O.
 
 A folder is known whole (listed), or name by name (looked up).  Everything known has an age; a mount's `ttl_s` says
 how old it may be.  The whole is bounded by a number of names; the folder touched least recently goes first.
 """
 
-import asyncio
 from collections import OrderedDict
 from typing import NamedTuple
 
-from forebay.errors import FsError
-from forebay.paths import NAME_BYTES_MAX, is_within
-from forebay.stores.base import ListPage
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, folder_entry
-
-
-def name_of(key: str, prefix: str) -> str | None:
-    """The file name a key shows as below `prefix`, or None if no file can have that name.
-
-    A key that equals the prefix (a folder marker) gives "".
-
-    >>> name_of("a/b", "a/"), name_of("a/b/", "a/"), name_of("a/", "a/"), name_of("a//", "a/"), name_of("a/..", "a/")
-    ('b', 'b', '', None, None)
-    """
-    rest = key[len(prefix) :]
-    if not rest:
-        return ""
-    name = rest.removesuffix("/")
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        return None
-    if len(name) * 4 > NAME_BYTES_MAX and len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
-        return None
-    return name
-
-
-class Listing:
-    """A folder's entries in the order the store gives them; grows while pages come.
-
-    An object and a folder of one name show as the folder, in one place.
-    """
-
-    def __init__(self, path: str, mount: Mount | None) -> None:
-        self.path = path
-        self.mount = mount
-        self.entries: list[tuple[str, Entry]] = []
-        self.hidden = 0  # keys that no file name can show
-        self.done = False
-        self.error: FsError | None = None
-        self._index: dict[str, int] = {}
-        self._waiters: list[asyncio.Future[None]] = []
-
-    def add(self, name: str, entry: Entry) -> None:
-        """Put an entry in; a folder takes the place of a file of the same name, never the reverse."""
-        position = self._index.get(name)
-        if position is None:
-            self._index[name] = len(self.entries)
-            self.entries.append((name, entry))
-            return
-        self.hidden += 1
-        if isinstance(entry, FolderEntry):
-            self.entries[position] = (name, entry)
-
-    def find(self, name: str) -> Entry | None:
-        """The entry of that name, if it is in."""
-        position = self._index.get(name)
-        return None if position is None else self.entries[position][1]
-
-    def knows(self, name: str) -> bool:
-        """Is an entry of that name in?"""
-        return name in self._index
-
-    def add_page(self, page: ListPage, prefix: str, base: str) -> None:
-        """Put in one page of the store's listing of `prefix`; `base` is this folder's path with a final slash."""
-        mount = self.mount
-        assert mount is not None
-        found: list[tuple[str, Entry]] = []
-        for meta in page.objects:
-            name = name_of(meta.key, prefix)
-            if name is None or (name and meta.key.endswith("/")):
-                self.hidden += 1
-            elif name:
-                found.append((name, FileEntry(base + name, mount, *meta)))
-        for folder in page.folders:
-            name = name_of(folder, prefix)
-            if name:
-                found.append((name, folder_entry(base + name, mount, page.folder_metas.get(folder))))
-            else:
-                self.hidden += 1
-        found.sort(key=_first)
-        for name, entry in found:
-            self.add(name, entry)
-        self._wake()
-
-    def finish(self, error: FsError | None = None) -> None:
-        """No further page will come."""
-        self.done, self.error = True, error
-        self._wake()
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
-
-    def ready(self, index: int) -> bool:
-        """Is entry `index`, or the end before it, known?"""
-        return index < len(self.entries) or self.done
-
-    async def wait(self, index: int) -> None:
-        """Return when `ready(index)`.
-
-        Raises:
-            FsError: the store failed before that entry.
-        """
-        while not self.ready(index):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-        if self.error is not None and index >= len(self.entries):
-            raise self.error
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> tuple[str, Entry]:
-        return self.entries[index]
-
-
-def _first(pair: tuple[str, Entry]) -> str:
-    return pair[0]
-
-
-class Moment(NamedTuple):
-    """When a request or a write began: facts are as old as that."""
-
-    at: float  # on the clock of all ages
-    turn: int  # of two facts the one of the later turn is right; times may be equal
+from forebay.paths import is_within
+from forebay.vfs.blocks import row_of
+from forebay.vfs.entries import Entry, Found, Mount
+from forebay.vfs.listing import NEVER, Listing, Moment, StoredListing
 
 
 class Known(NamedTuple):
@@ -157,63 +33,79 @@ class Tally:
 class Folder:
     """What is known of one folder."""
 
-    __slots__ = ("_tally", "listed_at", "listed_turn", "listing", "looked_up", "misses", "mount", "path")
+    __slots__ = ("_tally", "listing", "looked_up", "misses", "mount", "path", "was_recalled")
 
     def __init__(self, path: str, mount: Mount, tally: Tally) -> None:
         self.path = path
         self.mount = mount
         self.listing: Listing | None = None  # whole, when it was last listed
-        self.listed_at = float("-inf")
-        self.listed_turn = 0
         self.looked_up: dict[str, Known] = {}  # newer than the listing where both know a name
         self.misses = 0  # lookups that had to ask the store; after a few the folder is listed
+        self.was_recalled = False  # the names database has told what it knew
         self._tally = tally
         tally.names += 1
 
     def __len__(self) -> int:
-        return 1 + (0 if self.listing is None else len(self.listing)) + len(self.looked_up)
+        return 1 + _weight(self.listing) + len(self.looked_up)
+
+    @property
+    def listed(self) -> Moment:
+        """When the store was asked for the listing."""
+        return NEVER if self.listing is None else self.listing.began
 
     def retire(self) -> None:
         """This folder is known no more; requests under way may still tell it something."""
         self._tally.names -= len(self)
         self._tally = Tally()
 
+    def left_s(self, now: float) -> float:
+        """How long the listing may still be believed; 0 if not at all."""
+        return self.mount.left_s(self.listed.at, now)
+
     def find(self, name: str, now: float) -> Found | None:
         """The entry or absence of a name, if known and young enough."""
-        ttl_s = self.mount.ttl_s
         if self.looked_up:
             known = self.looked_up.get(name)
             if known is not None:
-                age_s = now - known.since.at
-                return None if known.is_doubted or age_s > ttl_s or ttl_s <= 0 else Found(known.entry, ttl_s - age_s)
-        age_s = now - self.listed_at
-        if self.listing is None or age_s > ttl_s or ttl_s <= 0:
+                left_s = self.mount.left_s(known.since.at, now)
+                return None if known.is_doubted or left_s < 0 else Found(known.entry, left_s)
+        left_s = self.left_s(now)
+        if self.listing is None or left_s < 0 or not self.listing.knows(name):
             return None
-        return Found(self.listing.find(name), ttl_s - age_s)
+        return Found(self.listing.find(name), left_s)
 
     def is_listed(self, now: float) -> bool:
         """Is the whole folder known, young enough, and beyond doubt?"""
-        if self.listing is None or not now - self.listed_at <= self.mount.ttl_s > 0:
+        if self.listing is None or self.left_s(now) < 0:
             return False
+        if isinstance(self.listing, StoredListing):
+            return not self.looked_up  # it cannot be amended: a large folder that changed is listed again
         return not any(known.is_doubted for known in self.looked_up.values())
 
     def learn(self, name: str, known: Known) -> None:
         """Note what a lookup, a write or a doubt says, unless something later is known already."""
         before = self.looked_up.get(name)
-        if known.since.turn < (self.listed_turn if before is None else before.since.turn):
+        if known.since.turn < (self.listed.turn if before is None else before.since.turn):
             return
         if before is None:
             self._tally.names += 1
         self.looked_up[name] = known
 
-    def learn_listing(self, listing: Listing, began: Moment) -> None:
+    def learn_listing(self, listing: Listing) -> None:
         """Note a whole listing, as of the moment it began."""
-        if began.turn < self.listed_turn:
+        began = listing.began
+        if began.turn < self.listed.turn:
             return
         before = len(self)
-        self.listing, self.listed_at, self.listed_turn = listing, began.at, began.turn
+        self.listing = listing
         for name in [name for name, known in self.looked_up.items() if known.since.turn < began.turn]:
             del self.looked_up[name]
+        self._tally.names += len(self) - before
+
+    def shelve(self) -> None:
+        """Leave the listing to the names database, which has it: memory has no room for it."""
+        before = len(self)
+        self.listing, self.was_recalled = None, False
         self._tally.names += len(self) - before
 
     def as_listing(self) -> Listing:
@@ -223,20 +115,27 @@ class Folder:
         if not newer:
             return self.listing
         before = len(self)
-        listing = Listing(self.path, self.mount)
-        for name, entry in self.listing.entries:
-            current = newer.pop(name, entry)
-            if current is not None:
-                listing.add(name, current)
-        for name, added in newer.items():
-            if added is not None:
-                listing.add(name, added)
+        # As old as before: what was newer is believed a little shorter.
+        listing = Listing(self.path, self.mount, self.listing.prefix, began=self.listing.began)
+        rows = {name: None if entry is None else row_of(name, entry) for name, entry in newer.items()}
+        for block in self.listing.blocks:
+            amended = block if rows.keys().isdisjoint(block.names) else block.amended(rows)
+            if amended is not None:
+                listing.add(amended)
+        listing.add_rows([row for name, row in rows.items() if row is not None and listing.find(name) is None])
         listing.hidden = self.listing.hidden
         listing.finish()
-        self.listing = listing  # as old as before: what was newer is believed a little shorter
+        self.listing = listing
         self.looked_up = {}
         self._tally.names += len(self) - before
         return listing
+
+
+def _weight(listing: Listing | None) -> int:
+    """How many names of a listing may be in memory."""
+    if listing is None:
+        return 0
+    return min(len(listing), listing.loaded_max) if isinstance(listing, StoredListing) else len(listing)
 
 
 class FolderCache:

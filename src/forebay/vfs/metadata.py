@@ -1,40 +1,49 @@
-"""Names and versions: answers lookups and listings from memory, or asks the store once for all who wait.
+"""Names and versions: answers lookups and listings from memory or from disk, or asks the store once for all who wait.
 
 A lookup in a folder that is not known costs one HEAD and one LIST of one page, at the same time; after a few of
-them the folder is listed whole, and every later lookup in it costs nothing.
+them the folder is listed whole, and every later lookup in it costs nothing.  Listed folders are kept in the names
+database; what memory has no room for, and what an earlier daemon knew, is recalled from there.
 
-*Callers*: the file system, on the loop.  *Locks*: none.  *Awaits*: the store, each request within the deadline.
-*Invariants*: one request per question at a time; what is told carries the age of the request that began it, so an
-answer is never believed longer than the mount promises.
+*Callers*: the file system, on the loop.  *Locks*: none.  *Awaits*: the store, each request within the deadline; the
+names database.  *Invariants*: one request per question at a time; what is told carries the age of the request that
+began it, so an answer is never believed longer than the mount promises; what we changed, doubt, or were told to
+forget is not brought back by anything that began before.
 """
 
 import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import FsError, NotFound, TimedOut, Unavailable
-from forebay.paths import is_within, join
+from forebay.paths import is_within, join, split
 from forebay.stores.base import FolderStore, ListPage
 from forebay.types import ObjectMeta
 from forebay.vfs.entries import Entry, FileEntry, Found, Mount, file_entry, folder_entry
-from forebay.vfs.folders import Folder, FolderCache, Known, Listing, Moment
+from forebay.vfs.folders import Folder, FolderCache, Known
+from forebay.vfs.listing import Listing, Moment, StoredListing
+from forebay.vfs.names import Names
+from forebay.vfs.walkahead import WalkAhead
 from forebay.vfs.walked import Walked
 
+NAMES_FILE = "names.db"  # in the home folder
 LIST_AFTER_MISSES = 3  # lookups in one folder that ask the store before it is listed whole
 LIST_AGAIN_MISSES = 10_000  # more of them before a folder is listed that was too large
 Answer = TypeVar("Answer")
 
 
-class _Running(NamedTuple):
+@dataclass(slots=True)
+class _Running:
     """A listing under way."""
 
     mount: Mount
     listing: Listing
     task: asyncio.Task[None]
+    is_overtaken: bool = False  # we have changed a name in the folder since it began
 
 
 class Metadata:
@@ -46,7 +55,11 @@ class Metadata:
         self._clock = clock
         self._turns = itertools.count(1)
         self._forgotten_turn = 0  # what began before it may be of before a refresh
+        self._changed_turn = 0  # and what began before this, of before a write of ours
         self.folders = FolderCache(settings.metadata_entries)
+        self.names = Names(settings.home / NAMES_FILE, clock, in_memory_max=self._listed_max)
+        self._recalls: dict[str, asyncio.Task[None]] = {}
+        self._walks = WalkAhead()
         self._listings: dict[str, _Running] = {}
         self._wanted: set[Listing] = set()  # of those, the ones that somebody asked for
         self._lookups: dict[str, asyncio.Task[Found]] = {}
@@ -61,10 +74,19 @@ class Metadata:
         folder = self.folders.get(path)
         return None if folder is None else folder.find(name, self._clock.monotonic())
 
+    def believed_s(self, listing: Listing) -> float | None:
+        """How long every entry of a listing may be believed, seconds; None if it must be asked for each."""
+        folder, running = self.folders.get(listing.path), self._listings.get(listing.path)
+        if folder is None or folder.looked_up or listing.mount is None or listing.fixed:
+            return None
+        if folder.listed != listing.began and (running is None or running.listing is not listing):
+            return None
+        return max(0.0, listing.mount.left_s(listing.began.at, self._clock.monotonic()))
+
     async def lookup(self, mount: Mount, path: str, key_prefix: str, name: str) -> Found:
         """A lookup in the folder at `path`, whose keys start with `key_prefix`."""
         folder = self.folders.touch(path, mount)
-        found = folder.find(name, self._clock.monotonic())
+        found = folder.find(name, self._clock.monotonic()) or await self._recall(folder, key_prefix, name)
         if found is not None:
             return found
         whole = join(path, name)
@@ -76,6 +98,38 @@ class Metadata:
             task = self._lookups[whole] = self._spawn(self._ask(folder, key_prefix, name), mount)
             task.add_done_callback(lambda done: self._end_lookup(whole, done))
         return await asyncio.shield(task)
+
+    async def _recall(self, folder: Folder, key_prefix: str, name: str) -> Found | None:
+        """A lookup in what the names database knows."""
+        await self._recall_folder(folder, key_prefix)
+        if isinstance(folder.listing, StoredListing) and folder.left_s(self._clock.monotonic()) >= 0:
+            with contextlib.suppress(Unavailable):  # lost: the store is asked
+                await folder.listing.fetch(name)
+        return folder.find(name, self._clock.monotonic())
+
+    async def _recall_folder(self, folder: Folder, key_prefix: str) -> None:
+        """Let the names database tell what it knows of a folder, once for all who ask."""
+        if folder.was_recalled or folder.mount.ttl_s <= 0:
+            return
+        task = self._recalls.get(folder.path)
+        if task is None:
+            task = self._recalls[folder.path] = self._spawn(self._learn_kept(folder, key_prefix), folder.mount)
+            task.add_done_callback(lambda done: self._end_recall(folder.path, done))
+        await asyncio.shield(task)
+
+    def _end_recall(self, path: str, task: asyncio.Task[None]) -> None:
+        if self._recalls.get(path) is task:
+            del self._recalls[path]
+
+    async def _learn_kept(self, folder: Folder, key_prefix: str) -> None:
+        began = next(self._turns)
+        listing = await self.names.recall(folder.mount, folder.path, key_prefix)
+        if began < self._forgotten_turn:
+            return
+        folder.was_recalled = True
+        if listing is not None:
+            folder.learn_listing(listing)
+            self.folders.trim()
 
     def _end_lookup(self, path: str, task: asyncio.Task[Found]) -> None:
         if self._lookups.get(path) is task:  # else it is forgotten, and another one runs
@@ -139,54 +193,84 @@ class Metadata:
             page = await anext(pages, None)
         return page is not None and bool(page.objects or page.folders)
 
-    def listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
+    async def listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
         """The folder's entries: those known if they are young enough, else as the store sends them."""
-        folder = self.folders.get(path)
-        if folder is not None and folder.mount is mount and folder.is_listed(self._clock.monotonic()):
+        folder = self.folders.touch(path, mount)
+        if not folder.is_listed(self._clock.monotonic()):
+            await self._recall_folder(folder, key_prefix)
+        self._look_ahead(mount, path, key_prefix)
+        if folder.is_listed(self._clock.monotonic()):
             return folder.as_listing()
         listing = self._ensure_listing(mount, path, key_prefix)
         self._wanted.add(listing)
         return listing
 
+    def _look_ahead(self, mount: Mount, path: str, key_prefix: str) -> None:
+        """Ask for the listings that a walk, of which this folder seems to be a step, will want next."""
+        above, name = split(path)
+        known = self.folders.get(above)
+        if path == mount.path or known is None or known.mount is not mount or known.listing is None:
+            return
+        for other in self._walks.opened(known.listing, name):
+            self._spawn(self._list_ahead(mount, join(above, other), f"{known.listing.prefix}{other}/"), mount)
+
+    async def _list_ahead(self, mount: Mount, path: str, key_prefix: str) -> None:
+        folder = self.folders.touch(path, mount)
+        if not folder.is_listed(self._clock.monotonic()):
+            await self._recall_folder(folder, key_prefix)
+        if mount.ttl_s > 0 and not folder.is_listed(self._clock.monotonic()):
+            self._ensure_listing(mount, path, key_prefix)
+
     def _ensure_listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
         running = self._listings.get(path)
         if running is not None and running.mount is mount:
             return running.listing
-        listing = Listing(path, mount)
-        task = self._spawn(self._list(listing, mount, key_prefix), mount)
+        listing = Listing(path, mount, key_prefix, began=self._moment())
+        task = self._spawn(self._list(listing, mount), mount)
         self._listings[path] = _Running(mount, listing, task)
         task.add_done_callback(lambda _: self._end_listing(listing, _given_up(listing)))  # unless it has ended
         return listing
 
-    def _end_listing(self, listing: Listing, error: FsError | None) -> bool:
-        """Nobody joins it any more, and those who wait are told; False if it was forgotten, or has ended before."""
+    def _end_listing(self, listing: Listing, error: FsError | None) -> _Running | None:
+        """Nobody joins it any more, and those who wait are told; None if it was forgotten, or has ended before."""
         running = self._listings.get(listing.path)
-        is_current = running is not None and running.listing is listing  # a refresh may have begun another one
-        if is_current:
+        if running is not None and running.listing is listing:
             del self._listings[listing.path]
+        else:
+            running = None  # a refresh may have begun another one
         self._wanted.discard(listing)
         if not listing.done:
             listing.finish(error)
-        return is_current
+        return running
 
-    async def _list(self, listing: Listing, mount: Mount, key_prefix: str) -> None:
-        began = self._moment()
-        base = listing.path.rstrip("/") + "/"
+    async def _list(self, listing: Listing, mount: Mount) -> None:
         try:
-            async with contextlib.aclosing(self.pages(mount, key_prefix)) as pages:
+            async with contextlib.aclosing(self.pages(mount, listing.prefix)) as pages:
                 async for page in pages:
-                    listing.add_page(page, key_prefix, base)
+                    listing.add_page(page)
                     if len(listing) > self._listed_max and listing not in self._wanted:
-                        # Too large to keep for the sake of lookups alone.
+                        # Too large to list for the sake of lookups alone.
                         self.folders.touch(listing.path, mount).misses = -LIST_AGAIN_MISSES
                         self._end_listing(listing, _given_up(listing))
                         return
         except FsError as failed:
             self._end_listing(listing, failed)
             return
-        if self._end_listing(listing, None):  # else what it says may be of before a refresh
-            self.folders.touch(listing.path, mount).learn_listing(listing, began)
-            self.folders.trim()
+        running = self._end_listing(listing, None)
+        if running is not None:  # else what it says may be of before a refresh
+            self._learn(listing, is_kept=not running.is_overtaken)
+
+    def _learn(self, listing: Listing, *, is_kept: bool) -> None:
+        """Note a whole listing: in memory, and on disk; of one that is too large for memory, only there."""
+        mount = listing.mount
+        assert mount is not None
+        if is_kept and mount.ttl_s > 0:
+            self.names.save(listing)
+        folder = self.folders.touch(listing.path, mount)
+        folder.learn_listing(listing)
+        if is_kept and len(listing) > self._listed_max:
+            folder.shelve()
+        self.folders.trim()
 
     async def pages(self, mount: Mount, key_prefix: str, *, recursive: bool = False) -> AsyncGenerator[ListPage, None]:
         """The store's pages below a prefix, each within the deadline."""
@@ -221,11 +305,9 @@ class Metadata:
                 page_began = self._moment()
         walked.finish(began)
 
-    def _learn_walked(self, listing: Listing, began: Moment) -> None:
-        mount = listing.mount
-        if mount is not None and began.turn > self._forgotten_turn:
-            self.folders.touch(listing.path, mount).learn_listing(listing, began)
-            self.folders.trim()
+    def _learn_walked(self, listing: Listing) -> None:
+        if listing.began.turn > self._forgotten_turn:
+            self._learn(listing, is_kept=listing.began.turn > self._changed_turn)
 
     async def answer(self, mount: Mount, call: Awaitable[Answer]) -> Answer:
         """What one call of the store returns, within the deadline.
@@ -243,32 +325,50 @@ class Metadata:
 
     def learn(self, mount: Mount, folder: str, name: str, entry: Entry | None) -> None:
         """Note what we did ourselves: a file written or removed."""
-        self.folders.touch(folder, mount).learn(name, Known(entry, self._moment()))
+        self.folders.touch(folder, mount).learn(name, Known(entry, self._overtake(folder)))
         self._lookups.pop(join(folder, name), None)
 
     def doubt(self, folder: str, name: str) -> None:
         """What is known of a name is out of date: the next lookup asks, and joins none that runs."""
+        doubted = Known(None, self._overtake(folder), is_doubted=True)
         known = self.folders.get(folder)
         if known is not None:
-            known.learn(name, Known(None, self._moment(), is_doubted=True))
+            known.learn(name, doubted)
         self._lookups.pop(join(folder, name), None)
+
+    def _overtake(self, folder: str) -> Moment:
+        """Now: what the names database has of a folder, and what began before, is not kept on."""
+        now = self._moment()
+        self._changed_turn = now.turn
+        self.names.drop(folder)
+        if (running := self._listings.get(folder)) is not None:
+            running.is_overtaken = True
+        return now
+
+    async def settle(self) -> None:
+        """Return when nothing that was forgotten or changed before this call can come back, not even by a crash."""
+        await self.names.settle()
 
     def forget(self, path: str) -> None:
         """Forget everything at or below a path, answers under way included."""
         self.folders.forget(path)
+        self.names.forget(path)
         self._forgotten_turn = next(self._turns)
         for running in [other for other in self._listings if is_within(other, path)]:
             del self._listings[running]
         for asked in [other for other in self._lookups if is_within(other, path)]:
             del self._lookups[asked]
+        for recalled in [other for other in self._recalls if is_within(other, path)]:
+            del self._recalls[recalled]
 
     async def end(self, mount: Mount) -> None:
         """Cancel what is asked of a mount's store: it is about to be closed."""
         await _cancel([task for task, other in self._tasks.items() if other is mount])
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel what is under way, and keep what is known."""
         await _cancel(list(self._tasks))
+        await self.names.close()
 
 
 def _given_up(listing: Listing) -> FsError:

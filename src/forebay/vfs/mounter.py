@@ -97,6 +97,8 @@ class Mounter:
                 await self._check_path(path)
             tree.check_mount(path)
             await self._probe(mount)
+            self._host.metadata.forget(path)
+            await self._host.metadata.settle()  # what an earlier mount knew here is not this one's to tell
             tree.add_mount(mount)
         except BaseException:
             await mount.store.close()
@@ -142,6 +144,7 @@ class Mounter:
             await changed.store.close()
             raise
         self._forget(path)
+        await self._host.metadata.settle()
         if old is not mount.store:
             self._retiring[old] = asyncio.create_task(self._retire(old), name=f"retire a store of {path}")
         log.info("mount.updated", path=path, url=mount.url)
@@ -181,6 +184,7 @@ class Mounter:
         self._forget(path)
         await host.prefetcher.forget(path)
         await host.metadata.end(mount)
+        await host.metadata.settle()
         await host.cache.settle(mount.store)  # no call may follow a store's close
         await mount.store.close()
         log.info("mount.removed", path=path, url=mount.url)

@@ -19,7 +19,7 @@ from forebay.errors import FsError, NoSpace
 from forebay.paths import is_within, split
 from forebay.units import MIB
 from forebay.vfs.entries import FileEntry
-from forebay.vfs.folders import Listing
+from forebay.vfs.listing import Listing
 
 log = structlog.get_logger()
 
@@ -141,8 +141,8 @@ class Prefetcher:
                 return
             if index % LOOK_UP == 0:
                 await asyncio.sleep(0)  # a folder that is cached already must not hold up the loop
-                coming = [listing[i][1] for i in range(index, min(index + LOOK_UP, len(listing)))]
-                self._look_up([entry for entry in coming if isinstance(entry, FileEntry)])
+                coming = listing.some(index, index + LOOK_UP)
+                self._look_up([entry for _, entry in coming if isinstance(entry, FileEntry)])
             _, entry = listing[index]
             index += 1
             if not isinstance(entry, FileEntry) or not 0 < entry.size <= FILE_BYTES_MAX or self._is_cached(entry):

@@ -9,26 +9,27 @@ from collections.abc import Callable
 from forebay.paths import join
 from forebay.stores.base import ListPage
 from forebay.types import FolderMeta, ObjectMeta
-from forebay.vfs.entries import FileEntry, Mount, file_entry, folder_entry
-from forebay.vfs.folders import Listing, Moment, name_of
+from forebay.vfs.blocks import Row, file_row, folder_row
+from forebay.vfs.entries import FileEntry, Mount, file_entry
+from forebay.vfs.listing import Listing, Moment, name_of
 
 
 class _Open:
     """A folder whose keys are coming."""
 
-    __slots__ = ("began", "listing", "name")
+    __slots__ = ("listing", "name", "rows")
 
-    def __init__(self, name: str, listing: Listing | None, began: Moment) -> None:
+    def __init__(self, name: str, listing: Listing | None) -> None:
         self.name = name
         self.listing = listing  # None: a folder that no name can show
-        self.began = began
+        self.rows: list[Row] = []
 
 
 class Walked:
     """See the module."""
 
     def __init__(
-        self, mount: Mount, path: str, prefix: str, *, entries_max: int, learn: Callable[[Listing, Moment], None]
+        self, mount: Mount, path: str, prefix: str, *, entries_max: int, learn: Callable[[Listing], None]
     ) -> None:
         self._mount = mount
         self._path = path
@@ -54,7 +55,8 @@ class Walked:
         self._last_key = raw
         *folders, name = meta.key[len(self._prefix) :].split("/")
         self._enter(folders, began)
-        listing = self._stack[-1].listing
+        opened = self._stack[-1]
+        listing = opened.listing
         if listing is None:
             self.hidden += 1
             return None
@@ -64,15 +66,14 @@ class Walked:
             listing.hidden += 1
             self.hidden += 1
             return None
-        entry = file_entry(join(listing.path, name), self._mount, meta)
-        if len(listing) <= self._entries_max:
-            listing.add(name, entry)
-        return entry
+        if len(opened.rows) <= self._entries_max:
+            opened.rows.append(file_row(name, meta))
+        return file_entry(join(listing.path, name), self._mount, meta)
 
     def _enter(self, folders: list[str], began: Moment) -> None:
         """Close the folders that lie behind, and open those on the way to the next key."""
         if not self._stack:
-            self._stack.append(_Open("", Listing(self._path, self._mount), began))
+            self._stack.append(_Open("", Listing(self._path, self._mount, self._prefix, began=began)))
         depth = 0
         for opened, name in zip(self._stack[1:], folders, strict=False):
             if opened.name != name:
@@ -82,25 +83,26 @@ class Walked:
             self._close()
         for reached, name in enumerate(folders[depth:], depth + 1):
             key = self._prefix + "/".join([*folders[:reached], ""])
-            self._stack.append(_Open(name, self._make(name, key), began))
+            self._stack.append(_Open(name, self._make(name, key, began)))
 
-    def _make(self, name: str, key: str) -> Listing | None:
-        above = self._stack[-1].listing
+    def _make(self, name: str, key: str, began: Moment) -> Listing | None:
+        opened = self._stack[-1]
+        above = opened.listing
         if above is None:
             return None
         if not name or name_of(name, "") != name:
             above.hidden += 1
             return None
-        path = join(above.path, name)
-        if len(above) <= self._entries_max:
-            above.add(name, folder_entry(path, self._mount, self._folder_metas.pop(key, None)))
-        return Listing(path, self._mount)
+        if len(opened.rows) <= self._entries_max:
+            opened.rows.append(folder_row(name, self._folder_metas.pop(key, None)))
+        return Listing(join(above.path, name), self._mount, key, began=began)
 
     def _close(self) -> None:
         opened = self._stack.pop()
-        if opened.listing is not None and self._is_ordered and len(opened.listing) <= self._entries_max:
+        if opened.listing is not None and self._is_ordered and len(opened.rows) <= self._entries_max:
+            opened.listing.add_rows(opened.rows)
             opened.listing.finish()
-            self._learn(opened.listing, opened.began)
+            self._learn(opened.listing)
 
     def finish(self, began: Moment) -> None:
         """The walk has come to its end, having begun then."""

@@ -54,7 +54,7 @@ class Writer:
         await self._check_target(path, overwrite=overwrite)
         meta = await _put(mount, key, chunks, if_absent=not overwrite)
         entry = file_entry(path, mount, meta)
-        self._learn(mount, path, entry)
+        await self._learn(mount, path, entry)
         return entry
 
     async def _check_target(self, path: str, *, overwrite: bool) -> None:
@@ -96,7 +96,7 @@ class Writer:
         entry = await self._host.stat(path)
         if isinstance(entry, FileEntry):
             await self._delete(mount, key)
-            self._learn(mount, path, None)
+            await self._learn(mount, path, None)
             return 1
         if not recursive:
             raise IsADirectory(f"{path} is a folder; use -r to remove it with all it holds", path=path)
@@ -112,7 +112,7 @@ class Writer:
                 await self._delete_all(mount, list(level))
         finally:
             self._host.metadata.forget(path)
-        self._learn(mount, path, None)
+        await self._learn(mount, path, None)
         return removed
 
     async def make_marker(self, mount: Mount, key: str) -> None:
@@ -139,7 +139,7 @@ class Writer:
             if any(meta.key != key + "/" for meta in page.objects):
                 raise NotEmpty(f"{path} is not empty", path=path)
         await self._delete(mount, key + "/")
-        self._learn(mount, path, None)
+        await self._learn(mount, path, None)
 
     async def _delete_all(self, mount: Mount, keys: list[str]) -> None:
         for start in range(0, len(keys), DELETES_MAX):
@@ -162,7 +162,8 @@ class Writer:
             raise Invalid(f"{path} is the mount itself", path=path)
         return mount, key
 
-    def _learn(self, mount: Mount, path: str, entry: FileEntry | None) -> None:
+    async def _learn(self, mount: Mount, path: str, entry: FileEntry | None) -> None:
+        """Have it known, in a way that outlives a crash; frontends are told first."""
         folder, name = paths.split(path)
         self._host.metadata.learn(mount, folder, name, entry)
         self._host.tell(path)
@@ -174,6 +175,7 @@ class Writer:
                 self._host.metadata.doubt(folder, name)
             else:
                 self._host.metadata.learn(mount, folder, name, folder_entry(path, mount))
+        await self._host.metadata.settle()
 
 
 async def _put(mount: Mount, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:

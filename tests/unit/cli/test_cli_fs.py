@@ -314,7 +314,36 @@ def test_a_load_ends_with_its_count(admin: AdminServer, forebay: Command) -> Non
     ran = forebay("fs", "load", "/d")
     assert (ran.code, ran.err) == (0, "")
     assert ran.lines[0].startswith("3 files, 3.0 KiB loaded in ")
-    assert admin.bodies("/v1/fs/load") == [{"path": "/d", "parallel": None}]
+    assert admin.bodies("/v1/fs/load") == [{"path": "/d", "parallel": None, "metadata": False}]
+
+
+def names_events(*failed: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    done = {"folders_done": 2, "folders_found": 2 + len(failed), "files": 1200, "bytes": 5000, "failed": None}
+    yield done | {"folders_done": 1, "files": 200, "done": False}
+    for each in failed:
+        yield done | {"failed": each, "done": False}
+    yield done | {"done": True}
+
+
+def test_a_load_of_names_ends_with_its_count(admin: AdminServer, forebay: Command) -> None:
+    admin.streams["/v1/fs/load"] = names_events
+    ran = forebay("fs", "load", "--metadata", "/d")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.lines[0].startswith("1,200 files in 2 folders known in ")
+    assert admin.bodies("/v1/fs/load") == [{"path": "/d", "parallel": None, "metadata": True}]
+
+
+def test_a_load_of_names_lists_what_failed_and_fails(admin: AdminServer, forebay: Command) -> None:
+    admin.streams["/v1/fs/load"] = lambda: names_events(("/d/x", "denied"))
+    ran = forebay("fs", "load", "--metadata", "--json", "/d")
+    assert ran.code == 1
+    assert ran.err == "forebay: /d/x: denied\n"
+    told = json.loads(ran.out)
+    assert told.pop("seconds") >= 0
+    assert told == {
+        "path": "/d", "folders_done": 2, "folders_found": 3, "files": 1200, "bytes": 5000,
+        "failed": [{"path": "/d/x", "message": "denied"}],
+    }  # fmt: skip
 
 
 def test_a_load_lists_what_failed_and_fails(admin: AdminServer, forebay: Command) -> None:
@@ -323,7 +352,7 @@ def test_a_load_lists_what_failed_and_fails(admin: AdminServer, forebay: Command
     assert ran.code == 1
     assert ran.err == "forebay: /d/x: denied\nforebay: /d/y is gone\n"
     assert ran.lines[0].endswith("; 2 failed")
-    assert admin.bodies("/v1/fs/load") == [{"path": "/d", "parallel": 7}]
+    assert admin.bodies("/v1/fs/load") == [{"path": "/d", "parallel": 7, "metadata": False}]
 
 
 def test_the_result_of_a_load_as_json_names_what_failed(admin: AdminServer, forebay: Command) -> None:

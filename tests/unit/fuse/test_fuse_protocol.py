@@ -10,6 +10,7 @@ from forebay.errors import Busy, Unavailable
 from forebay.frontends.fuse import abi, backing, wire
 from forebay.frontends.fuse.abi import Opcode
 from forebay.vfs.entries import FileEntry, MountOptions
+from forebay.vfs.listing import Listing
 from fuse.conftest import Kernel, names_of, u32
 
 FORGET = bytes.fromhex(
@@ -364,7 +365,7 @@ async def test_extended_attributes_tell_where_a_file_comes_from(kernel: Kernel) 
     assert await kernel.ask(Opcode.LISTXATTR, node, u32(5, 0)) == (errno.ERANGE, b"")
     assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"user.forebay.url\0") == (0, b"mem://test/a")
     assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"user.forebay.cached_bytes\0") == (0, b"0")
-    assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"security.capability\0") == (errno.ENODATA, b"")
+    assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"security.capability\0") == (errno.EOPNOTSUPP, b"")
     assert await kernel.ask(Opcode.GETXATTR, 1, u32(99, 0) + b"user.forebay.url\0") == (errno.ENODATA, b"")
 
 
@@ -391,14 +392,14 @@ async def test_a_caller_that_was_told_to_stop_is_let_go(kernel: Kernel, monkeypa
 async def test_a_signal_that_means_nothing_does_not_fail_a_read(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([ready]))
+    ready: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.shield(ready))
     kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6, pid=os.getpid())  # no stop signal waits for this process
     await asyncio.sleep(0)
     kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(6), pid=os.getpid())
     await asyncio.sleep(0.01)
     assert kernel.device.answers == []
-    ready.set_result(None)
+    ready.set_result(Listing("/", None))
     await asyncio.sleep(0.01)
     assert [error for _, error, _ in kernel.device.answers] == [0]
 

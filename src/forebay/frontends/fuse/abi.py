@@ -9,6 +9,7 @@ from enum import IntEnum, IntFlag
 MAJOR = 7
 MINOR_MIN = 27  # Linux 4.18; older kernels miss FUSE_MAX_PAGES only, but nobody tests them any more
 MINOR = 45
+MINOR_PRUNE = 45  # FUSE_NOTIFY_PRUNE
 
 ROOT_ID = 1  # FUSE_ROOT_ID
 UNKNOWN_INO = 0xFFFFFFFF  # FUSE_UNKNOWN_INO: a directory entry without an inode number
@@ -75,6 +76,7 @@ class Notify(IntEnum):
 
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    PRUNE = 9  # since 7.45
 
 
 EXPIRE_ONLY = 1  # FUSE_EXPIRE_ONLY: the entry is asked for again, but what is open or mounted on it stays
@@ -136,6 +138,7 @@ INIT_IN_EXT = struct.Struct("=IIIII44x")  # the same, flags2 (since 7.36)
 # flags2 max_stack_depth, request_timeout unused
 INIT_OUT = struct.Struct("=IIIIHHIIHHIIH22x")
 INVAL_INODE_OUT = struct.Struct("=Qqq")  # ino, offset, length
+PRUNE_OUT = struct.Struct("=IIQ")  # count, padding, spare; so many node ids follow
 INVAL_ENTRY_OUT = struct.Struct("=QII")  # parent, namelen, flags; the name and a NUL follow
 
 DT_DIR, DT_REG = 4, 8  # dirent.h

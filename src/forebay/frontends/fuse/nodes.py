@@ -10,11 +10,14 @@ the kernel must be told.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from forebay.frontends.fuse.abi import ROOT_ID
 from forebay.paths import is_within, join, split
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry
 
+NODES_MAX = 150_000  # about 0.9 KB each; beyond, the kernel is asked to forget those that it was told of first
+PRUNED = 10_000  # at a time
 ABSENCES_MAX = 10_000  # beyond that the oldest are forgotten; they run out by themselves after `ABSENCE_S_MAX`
 ABSENCE_S_MAX = 60.0  # the kernel believes an absence no longer than this
 
@@ -48,6 +51,12 @@ class NodeTable:
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+    def clear(self) -> None:
+        """Forget every node but the root: the mount has ended."""
+        self._nodes = {ROOT_ID: self._nodes[ROOT_ID]}
+        self._current = {}
+        self._absent.clear()
 
     def find(self, ino: int) -> Node | None:
         """The node of an id, if the kernel may still use it."""
@@ -89,6 +98,18 @@ class NodeTable:
             del names[name]
             if not names:
                 del self._current[folder]
+
+    def eldest_files(self, count: int) -> list[Node]:
+        """Up to `count` files that the kernel was told of longest ago; asked again, others come first."""
+        found = []
+        for ino in list(islice(self._nodes, 1, 1 + 2 * count)):  # the root stays the first
+            node = self._nodes.pop(ino)
+            self._nodes[ino] = node
+            if isinstance(node.entry, FileEntry):
+                found.append(node)
+                if len(found) == count:
+                    break
+        return found
 
     def known_names(self, path: str, *, below: bool) -> Iterator[tuple[int, str]]:
         """Folder id and name of what the kernel knows at a path, and all `below` it, absences included.

@@ -11,20 +11,22 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from weakref import ref
 
 from forebay.errors import IsADirectory, NameTooLong, NotADirectory, ReadOnly
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.backing import PASSED, BackingFiles
 from forebay.frontends.fuse.device import Device
-from forebay.frontends.fuse.nodes import ABSENCE_S_MAX, Node, NodeTable
+from forebay.frontends.fuse.nodes import ABSENCE_S_MAX, NODES_MAX, PRUNED, Node, NodeTable
 from forebay.frontends.fuse.server import Answer, Handler
 from forebay.frontends.fuse.wire import Owner, Request
 from forebay.paths import NAME_BYTES_MAX
 from forebay.types import Buffer
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, object_url
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.folders import Listing
+from forebay.vfs.listing import Listing
 from forebay.vfs.openfile import OpenFile
 
 _CHANGES = (
@@ -40,8 +42,21 @@ REFUSED: dict[int, int] = {
 _NOTHING_TO_DO = (Opcode.FLUSH, Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY)
 _PAGED = int(abi.Open.KEEP_CACHE | abi.Open.NOFLUSH)  # a node is one version: its page cache is always right
 _ACCESS_MODE = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND
-_DOTS = (".", "..")
+_DOTS = (b".", b"..")
+_ENTRY_BYTES = abi.DIRENT.size + abi.ENTRY_OUT.size + abi.ATTR.size  # of READDIRPLUS, without the name
+_ENTRY_BYTES_MIN = _ENTRY_BYTES + 8
+CALLERS_MAX = 1_000  # whose way of reading folders is remembered
 _XATTRS = ("user.forebay.url", "user.forebay.version", "user.forebay.cached_bytes")
+
+
+class _KernelNames:
+    """The kernel's own copy of a folder's names: which listing it is of, and how many open folders fill or use it."""
+
+    __slots__ = ("listing", "opens")
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = ref(listing)
+        self.opens = 0
 
 
 class Operations:
@@ -56,7 +71,11 @@ class Operations:
         self.served_from: Counter[str] = Counter()
         self._paged: dict[int, tuple[OpenFile, int]] = {}  # opens through the page cache: the file, and its node's id
         self._paged_opens: Counter[int] = Counter()  # by node id
-        self._folders: dict[int, Listing] = {}
+        self.on_crowd: Callable[[list[Node]], None] = lambda _: None  # told of nodes that the kernel should forget
+        self._crowd = NODES_MAX  # more nodes than this are a crowd
+        self._folders: dict[int, tuple[Listing, _KernelNames | None]] = {}  # open ones, and the copy that they fill
+        self._kernel_names: dict[int, _KernelNames] = {}  # by node id
+        self._names_only: set[int] = set()  # callers that read folders and look at nothing in them
         self._last_fh = 0
 
     @property
@@ -92,6 +111,8 @@ class Operations:
             self._close_paged(fh)
         self.backing.end()
         self._folders.clear()
+        self._kernel_names.clear()
+        self.nodes.clear()  # up to 150 MB, which must not wait for a search of the garbage that a session is
 
     # ------------------------------------------------------------------ names
 
@@ -119,7 +140,15 @@ class Operations:
                 raise NameTooLong(f"a name in {folder} is longer than {NAME_BYTES_MAX} bytes")
             self.nodes.tell_absent(folder, name)
             return wire.pack_absence(min(found.ttl_s, ABSENCE_S_MAX))
-        return self._pack_entry(self.nodes.tell(folder, name, found.entry), found.ttl_s)
+        node = self.nodes.tell(folder, name, found.entry)
+        self._thin_out()
+        return self._pack_entry(node, found.ttl_s)
+
+    def _thin_out(self) -> None:
+        """Of more nodes than memory has room for, have the kernel forget the eldest; its answers are FORGETs."""
+        if len(self.nodes) > self._crowd:
+            self._crowd = len(self.nodes) + PRUNED // 10  # no more of it until these may have gone
+            self.on_crowd(self.nodes.eldest_files(PRUNED))
 
     def _pack_entry(self, node: Node, ttl_s: float) -> bytes:
         return wire.pack_entry(node.ino, wire.pack_attr(node.ino, node.entry, self._owner), ttl_s)
@@ -140,6 +169,9 @@ class Operations:
         self.nodes.forget(ino, lookups)
         if self.nodes.find(ino) is None:
             self.backing.forget(ino)
+            self._kernel_names.pop(ino, None)
+            if len(self.nodes) < NODES_MAX:
+                self._crowd = NODES_MAX
 
     def getattr(self, request: Request) -> Answer:
         """GETATTR: of the version that the node is."""
@@ -231,13 +263,27 @@ class Operations:
         node = self._node(request.nodeid)
         if isinstance(node.entry, FileEntry):
             raise NotADirectory(f"{node.entry.path} is a file", path=node.entry.path)
-        return self._opendir(node.entry.path)
+        return self._opendir(node)
 
-    async def _opendir(self, path: str) -> Buffer:
-        listing = await self._fs.open_folder(path)
+    async def _opendir(self, node: Node) -> Buffer:
+        listing = await self._fs.open_folder(node.entry.path)
+        flags, names = self._share_names(node.ino, listing)
         self._last_fh += 1
-        self._folders[self._last_fh] = listing
-        return abi.OPEN_OUT.pack(self._last_fh, 0, 0)
+        self._folders[self._last_fh] = listing, names
+        return abi.OPEN_OUT.pack(self._last_fh, flags, 0)
+
+    def _share_names(self, ino: int, listing: Listing) -> tuple[int, "_KernelNames | None"]:
+        """Whether the kernel may fill, or use, its copy of a folder's names: never one of two listings at a time."""
+        names = self._kernel_names.get(ino)
+        if names is None or names.listing() is not listing:
+            if names is not None and names.opens:
+                return int(abi.Open.KEEP_CACHE), None  # others read the other one: leave it alone
+            names = self._kernel_names[ino] = _KernelNames(listing)
+            flags = abi.Open.CACHE_DIR
+        else:
+            flags = abi.Open.CACHE_DIR | abi.Open.KEEP_CACHE
+        names.opens += 1
+        return int(flags), names
 
     def readdir(self, request: Request) -> Answer:
         """READDIR: names only."""
@@ -247,51 +293,91 @@ class Operations:
         """READDIRPLUS: names with attributes, each counted as a lookup."""
         return self._readdir(request, plus=True)
 
+    def _wants_nodes(self, request: Request, offset: int, *, plus: bool) -> bool:
+        """Will the caller look at what it is told of?
+
+        The kernel asks for attributes at the start of every folder, and goes on to do so if they were of use.  A
+        caller that looks at names only, such as find(1), is told of no nodes at the start of its next folder either:
+        making them costs more than all else, and the kernel would hold, and so have us hold, every one.
+        """
+        if not request.pid:  # it lives in another pid namespace
+            return True
+        if not offset:
+            return request.pid not in self._names_only
+        if plus:
+            self._names_only.discard(request.pid)
+        elif len(self._names_only) < CALLERS_MAX:
+            self._names_only.add(request.pid)
+        else:
+            self._names_only.clear()
+        return True
+
     def _readdir(self, request: Request, *, plus: bool) -> Answer:
         fh, offset, size = wire.parse_read(request.body)
-        listing = self._folders.get(fh)
-        if listing is None:
+        if fh not in self._folders:
             raise OSError(errno.EBADF, "no such handle")
-        if offset >= 2 and not listing.ready(offset - 2):
-            return self._readdir_later(listing, request.nodeid, offset, size, plus=plus)
-        return self._pack_names(listing, request.nodeid, offset, size, plus=plus)
+        listing, _ = self._folders[fh]
+        pack_some: _PackSome = _pack_dirents
+        if plus:
+            pack_some = self._pack_entries if self._wants_nodes(request, offset, plus=plus) else _pack_bare
+        else:
+            self._wants_nodes(request, offset, plus=plus)
+        if not listing.ready(_first(offset)):
+            return self._readdir_later(listing, request.nodeid, offset, size, pack_some)
+        return self._pack_names(listing, request.nodeid, offset, size, pack_some)
 
-    async def _readdir_later(self, listing: Listing, ino: int, offset: int, size: int, *, plus: bool) -> Buffer:
-        await listing.wait(offset - 2)
-        return self._pack_names(listing, ino, offset, size, plus=plus)
+    async def _readdir_later(
+        self, listing: Listing, ino: int, offset: int, size: int, pack_some: "_PackSome"
+    ) -> Buffer:
+        await listing.wait(_first(offset))
+        return self._pack_names(listing, ino, offset, size, pack_some)
 
-    def _pack_names(self, listing: Listing, ino: int, offset: int, size: int, *, plus: bool) -> Buffer:
+    def _pack_names(self, listing: Listing, ino: int, offset: int, size: int, pack_some: "_PackSome") -> Buffer:
         """Entries from `offset` on, as many as fit: 0 is ".", 1 is "..", then the listing's own."""
         if listing.error is not None and offset - 2 >= len(listing):
             raise listing.error
         packed = bytearray()
-        fixed = abi.DIRENT.size + (abi.ENTRY_OUT.size + abi.ATTR.size if plus else 0)
-        while offset < 2 + len(listing):
-            name, entry = (_DOTS[offset], None) if offset < 2 else listing[offset - 2]
-            raw = name.encode("utf-8", "surrogateescape")
-            if len(packed) + fixed + (len(raw) + 7 & ~7) > size:
-                break
+        while offset < len(_DOTS):
+            pack = wire.pack_dirent if pack_some is _pack_dirents else wire.pack_direntplus
+            dots = pack(_DOTS[offset], ino, offset + 1, True)
+            if len(packed) + len(dots) > size:
+                return packed
+            packed += dots
             offset += 1
-            if entry is None:
-                pack = wire.pack_direntplus if plus else wire.pack_dirent
-                packed += pack(raw, ino, offset, True)
-            elif plus:
-                packed += self._pack_name_plus(listing, name, entry, raw, offset)
-            else:
-                packed += wire.pack_dirent(raw, abi.UNKNOWN_INO, offset, isinstance(entry, FolderEntry))
+        while count := pack_some(packed, listing, offset, size):
+            offset += count
         return packed
 
-    def _pack_name_plus(self, listing: Listing, name: str, entry: Entry, raw: bytes, cookie: int) -> bytes:
+    def _pack_entries(self, packed: bytearray, listing: Listing, offset: int, size: int) -> int:
+        """Put in what READDIRPLUS tells of a few entries, and return how many; 0 if none is ready, or fits."""
+        some = listing.some(offset - 2, offset - 2 + (size - len(packed)) // _ENTRY_BYTES_MIN)
+        believed_s = self._fs.believed_s(listing)
+        count = 0
+        for name, entry in some:
+            raw = name.encode("utf-8", "surrogateescape")
+            if len(packed) + _ENTRY_BYTES + (len(raw) + 7 & ~7) > size:
+                return 0 if count == 0 else count
+            count += 1
+            is_folder = isinstance(entry, FolderEntry)
+            if len(self.nodes) >= NODES_MAX:  # the kernel asks for those that somebody looks at
+                packed += wire.pack_direntplus(raw, abi.UNKNOWN_INO, offset + count, is_folder)
+                continue
+            node = self.nodes.tell(listing.path, name, entry)
+            ttl_s = self._told_s(listing, name, entry) if believed_s is None else believed_s
+            packed += wire.pack_direntplus(raw, node.ino, offset + count, is_folder, self._pack_entry(node, ttl_s))
+        return count
+
+    def _told_s(self, listing: Listing, name: str, entry: Entry) -> float:
+        """How long one entry of a listing that is not the latest may be believed."""
         found = self._fs.peek(listing.path, name)
-        ttl_s = found.ttl_s if found is not None and found.entry == entry else 0.0
-        node = self.nodes.tell(listing.path, name, entry)
-        is_folder = isinstance(entry, FolderEntry)
-        return wire.pack_direntplus(raw, node.ino, cookie, is_folder, self._pack_entry(node, ttl_s))
+        return found.ttl_s if found is not None and found.entry == entry else 0.0
 
     def releasedir(self, request: Request) -> Answer:
         """RELEASEDIR."""
         fh, *_ = abi.RELEASE_IN.unpack_from(request.body)
-        self._folders.pop(fh, None)
+        _, names = self._folders.pop(fh, (None, None))
+        if names is not None:
+            names.opens -= 1
         return b""
 
     # ------------------------------------------------------------------ about
@@ -306,6 +392,8 @@ class Operations:
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         name = wire.parse_name(request.body[abi.GETXATTR_IN.size :])
         entry = self._node(request.nodeid).entry
+        if not name.startswith("user."):  # so that `ls -l` asks once, and not twice for every file
+            raise OSError(errno.EOPNOTSUPP, "only attributes of users are kept")
         if not isinstance(entry, FileEntry) or name not in _XATTRS:
             raise OSError(errno.ENODATA, "no such attribute")
         if name == "user.forebay.url":
@@ -321,6 +409,36 @@ class Operations:
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         names = _XATTRS if isinstance(self._node(request.nodeid).entry, FileEntry) else ()
         return _sized(b"".join(name.encode() + b"\0" for name in names), size)
+
+
+def _first(offset: int) -> int:
+    """The index of the first entry that an answer must have, if there is one: "." and ".." do not come alone.
+
+    For whether the kernel goes on to ask for attributes depends on what becomes of those in its first answer.
+    """
+    return max(offset - len(_DOTS), 0)
+
+
+def _pack_dirents(packed: bytearray, listing: Listing, offset: int, size: int, *, plus: bool = False) -> int:
+    """Put in what READDIR tells of a few entries, and return how many; 0 if none is ready, or fits.
+
+    With `plus` as an answer of READDIRPLUS that tells of no nodes: the kernel looks up what somebody wants to know.
+    """
+    count = 0
+    room = size - len(packed)
+    pack = wire.pack_direntplus if plus else wire.pack_dirent
+    for name, is_folder in listing.names(offset - 2):
+        packed_name = pack(name.encode("utf-8", "surrogateescape"), abi.UNKNOWN_INO, offset + count + 1, is_folder)
+        room -= len(packed_name)
+        if room < 0:
+            break
+        packed += packed_name
+        count += 1
+    return count
+
+
+_pack_bare = partial(_pack_dirents, plus=True)
+_PackSome = Callable[[bytearray, Listing, int, int], int]
 
 
 def _sized(value: bytes, size: int) -> Buffer:

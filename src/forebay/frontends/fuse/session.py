@@ -16,6 +16,7 @@ from forebay.clock import Clock
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.device import Device
 from forebay.frontends.fuse.handshake import MAX_BACKGROUND, Agreement, agree
+from forebay.frontends.fuse.nodes import Node
 from forebay.frontends.fuse.notifier import Notifier
 from forebay.frontends.fuse.operations import REFUSED, Operations
 from forebay.frontends.fuse.server import Answer, Server
@@ -64,6 +65,7 @@ class Session:
         """Begin to serve."""
         self._fs.on_change.append(self._changed)
         self._fs.cache.on_drop.append(self.operations.backing.drop)
+        self.operations.on_crowd = self._thin_out
         self.server.start()
 
     def _init(self, request: Request) -> Answer:
@@ -108,6 +110,15 @@ class Session:
         expire_only = self.agreement.expire_only
         for ino, name in self.operations.nodes.known_names(path, below=below):
             self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=expire_only))
+
+    def _thin_out(self, nodes: list[Node]) -> None:
+        """Ask the kernel to forget files, but for those in use; before Linux 6.18 by taking their names away."""
+        if self.agreement.minor >= abi.MINOR_PRUNE:
+            self._notifier.send(wire.pack_prune([node.ino for node in nodes]))
+            return
+        for node in nodes:
+            for ino, name in self.operations.nodes.known_names(node.entry.path, below=False):
+                self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=False))
 
     async def close(self) -> None:
         """End, once the mount is gone or going: what still waits is answered, open files are given back."""

@@ -4,6 +4,8 @@ A request that is shorter than its opcode needs raises ValueError or struct.erro
 """
 
 import stat
+from array import array
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -184,15 +186,26 @@ def pack_statfs(capacity_bytes: int, free_bytes: int, names: int) -> bytes:
     return abi.STATFS_OUT.pack(capacity_bytes // BLOCK_BYTES, free, free, names, 0, BLOCK_BYTES, 255, BLOCK_BYTES, 0)
 
 
+_pack_dirent = abi.DIRENT.pack
+_PADS = [bytes(-length % 8) for length in range(256)]  # NAME_BYTES_MAX is 255
+
+
 def pack_dirent(name: bytes, ino: int, cookie: int, is_folder: bool) -> bytes:
     """One entry of READDIR; `cookie` is the offset from which the next READDIR goes on."""
-    kind = abi.DT_DIR if is_folder else abi.DT_REG
-    return abi.DIRENT.pack(ino, cookie, len(name), kind) + name + bytes(-len(name) % 8)
+    length = len(name)
+    return _pack_dirent(ino, cookie, length, abi.DT_DIR if is_folder else abi.DT_REG) + name + _PADS[length]
 
 
 def pack_direntplus(name: bytes, ino: int, cookie: int, is_folder: bool, entry: bytes = _RESERVED) -> bytes:
     """One entry of READDIRPLUS: `entry` is what LOOKUP would answer."""
     return entry + pack_dirent(name, ino, cookie, is_folder)
+
+
+def pack_prune(inos: Sequence[int]) -> bytes:
+    """A whole message: the kernel shall forget those nodes, but for what is in use."""
+    length = abi.OUT_HEADER.size + abi.PRUNE_OUT.size + 8 * len(inos)
+    header = abi.OUT_HEADER.pack(length, abi.Notify.PRUNE, 0) + abi.PRUNE_OUT.pack(len(inos), 0, 0)
+    return header + array("Q", inos).tobytes()
 
 
 def pack_inval_entry(parent: int, name: str, *, expire_only: bool) -> bytes:
