@@ -1,5 +1,5 @@
 # Forebay's commands.  Each one sets up what it needs: a virtual environment in .venv and, as root on Debian or
-# Ubuntu, the package fuse3; the tests also rsync, Ceph and, in .venv, Azurite.  Nothing is installed outside of these.
+# Ubuntu, the package fuse3; the tests also the servers that they read from, see `servers`.  Nothing else is installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ help:
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   measure against the bare kernel, bare clients and rivals; write bench/results/"
 
-setup: $(VENV)/.dev fuse tools
+setup: $(VENV)/.dev fuse
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -28,48 +28,43 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
+# Install packages if the shell test says that they are missing.
+define packages
+	@PATH="$$PATH:/usr/sbin"; { $(1); } >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	  else echo "$(3) more: sudo apt-get install --no-install-recommends $(2)" >&2; fi; }
+endef
+
 # fusermount3, with which a user who is not root mounts; root needs no more than the kernel.
 .PHONY: fuse
 fuse:
-	@command -v fusermount3 >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fuse3 >/dev/null; \
-	  else echo "fusermount3 is missing: sudo apt-get install fuse3" >&2; fi; }
+	$(call packages,command -v fusermount3,fuse3,mounting needs)
 
-# What the tests read a mount with, and the servers they read from, beside what is everywhere or comes with pip.
-TOOLS := rsync openssh-client openssh-server nginx-light libnginx-mod-http-dav-ext apache2-bin
-.PHONY: tools
-tools:
-	@PATH="$$PATH:/usr/sbin"; { command -v rsync && command -v ssh-keygen && command -v sshd && command -v nginx && command -v apache2 && \
-	  test -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so; } >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; \
-	  else echo "the tests need more: sudo apt-get install $(TOOLS)" >&2; fi; }
+# What the tests read a mount with, and the real servers that they read from, beside those that come with pip: sshd,
+# nginx, Apache, Ceph (67 MB to fetch), Java and libraries for HDFS, whose jars are fetched once into the user's cache.
+PROGRAMS := rsync ssh-keygen sshd nginx apache2 ceph-mon ceph-osd ceph-mds radosgw java
+FILES := /usr/lib/nginx/modules/ngx_http_dav_ext_module.so /usr/share/java/jersey1-json.jar
+PACKAGES := rsync openssh-client openssh-server nginx-light libnginx-mod-http-dav-ext apache2-bin \
+  ceph-mon ceph-osd ceph-mds radosgw default-jre-headless libcommons-daemon-java libjersey1-core-java \
+  libjersey1-server-java libjersey1-servlet-java libjersey1-json-java libjsr311-api-java
+.PHONY: servers
+servers: $(VENV)/azurite/$(AZURITE)
+	$(call packages,$(foreach one,$(PROGRAMS),command -v $(one) &&) ls $(FILES),$(PACKAGES),the tests need)
+	@$(BIN)/python -m forebay.testing.hdfs_jars
 
 # Microsoft's emulator of Azure Blob Storage; the node that runs it comes as a wheel.
-.PHONY: azurite
-azurite: $(VENV)/azurite/$(AZURITE)
-
 $(VENV)/azurite/$(AZURITE): $(VENV)/.dev
 	$(BIN)/npm install --prefix $(VENV)/azurite --omit=dev --omit=optional --ignore-scripts \
 	  --no-audit --no-fund --loglevel=error $(AZURITE)
 	@touch $@
-
-# A real Ceph, for the tests of its object gateway and of CephFS: 67 MB to fetch, a minute to install.
-CEPH := ceph-mon ceph-osd ceph-mds radosgw
-.PHONY: ceph
-ceph:
-	@(for program in $(CEPH); do command -v $$program >/dev/null || exit 1; done) || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CEPH) >/dev/null; \
-	  else echo "the tests need Ceph: sudo apt-get install --no-install-recommends $(CEPH)" >&2; fi; }
 
 check: setup
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 
-test: azurite ceph check
+test: check servers
 	$(BIN)/pytest
 
 demo: $(VENV)/.demo fuse

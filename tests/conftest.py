@@ -1,4 +1,7 @@
-"""Real daemons for tests: a home of its own, the real command line as a child process, and nothing left behind."""
+"""Real daemons for tests: a home of its own, the real command line as a child process, and nothing left behind.
+
+And a real HDFS, one for all tests, since it takes a few seconds to start.
+"""
 
 import os
 import subprocess
@@ -10,6 +13,7 @@ import pytest
 from forebay.testing.azurite import Azurite
 from forebay.testing.ceph import Ceph
 from forebay.testing.daemons import CommandRan, RunForebay, forebay_command, temporary_home
+from forebay.testing.hdfs import Hdfs
 
 COMMAND_WAIT_S = 60.0
 
@@ -52,3 +56,9 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """A real Ceph for the whole session, started when the first test asks for it."""
     with Ceph(tmp_path_factory.mktemp("ceph")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hdfs]:
+    with Hdfs(tmp_path_factory.mktemp("hdfs")) as server:
+        yield server

@@ -53,6 +53,7 @@ ALLOWED = {
     "cli/fs.py": {"os.environ"},  # `--option KEY=env:NAME` is the caller's environment
     "daemon/main.py": {"os.environ"},  # NOTIFY_SOCKET of the service manager
     "daemon/starter.py": {"os.environ"},  # handed on to the daemon
+    "stores/hdfs_environment.py": {"os.environ"},  # Hadoop's own variables; hdfs-native reads its user there only
     "frontends/fuse/mounting.py": {"os.environ"},  # handed on to fusermount3
 }
 

@@ -1,9 +1,12 @@
 """Real servers for the whole session, each started when the first test asks for it."""
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from forebay.config.settings import Settings
 from forebay.testing.apache import Apache
 from forebay.testing.fakegcs import FakeGcs
 from forebay.testing.nginx import Nginx
@@ -45,3 +48,15 @@ def python_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PythonHttp
 def apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apache]:
     with Apache(tmp_path_factory.mktemp("apache")) as server:
         yield server
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, store_deadline_s=20)
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]

@@ -42,6 +42,7 @@ _MODULES = {  # of `forebay.stores`, by scheme
     "dav": "webdav",
     "davs": "webdav",
     "hf": "hub",
+    "hdfs": "hdfs",
 }
 
 

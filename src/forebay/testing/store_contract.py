@@ -66,6 +66,7 @@ class ReadingContract:
     missing_keys: tuple[str, ...] = ("nothing", "there", "there/is/not", "no/such/folder/key", "there/")  # but there/is
     names_of_files_and_folders_meet = True  # an object `a` beside `a/b`
     names: tuple[str, ...] = NAMES  # that a file can have
+    filling = b"x"  # of each of many objects; b"" where a server takes long to store a byte
     folders_are_paged = True  # folders count in a page of a listing; not every server cuts after them
 
     async def fill(self, store: Store, key: str, data: Buffer) -> ObjectMeta:
@@ -217,7 +218,7 @@ class ReadingContract:
 
     async def test_a_large_listing_comes_in_pages(self, store: Store) -> None:
         keys = [f"big/{number:05}" for number in range(2_500)]
-        await put_many(lambda key: self.fill(store, key, b"x"), keys)
+        await put_many(lambda key: self.fill(store, key, self.filling), keys)
         for recursive in (False, True):
             pages = await pages_of(store, "big/", recursive=recursive)
             assert len(pages) == 3
@@ -227,7 +228,7 @@ class ReadingContract:
 
     async def test_many_folders_come_in_pages(self, store: Store) -> None:
         folders = [f"top/{number:04}/" for number in range(1_200)]
-        await put_many(lambda folder: self.fill(store, folder + "x", b"x"), folders)
+        await put_many(lambda folder: self.fill(store, folder + "x", self.filling), folders)
         pages = await pages_of(store, "top/")
         assert len(pages) == (2 if self.folders_are_paged else 1)
         assert [folder for page in pages for folder in page.folders] == folders
