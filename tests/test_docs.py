@@ -16,12 +16,12 @@ from forebay.config.explain import field_docs
 from forebay.config.load import HOME_NAME, to_text
 from forebay.config.settings import Settings
 from forebay.errors import FsError, kinds
-from forebay.stores import s3_options
+from forebay.stores import azure_options, gcs_options, hub, registry, s3_options, sftp, web_options, webdav
 
 ROOT = Path(__file__).resolve().parent.parent
 README, ARCHITECTURE, CHANGELOG = ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"
-SEMANTICS, CONFIGURATION = ROOT / "docs/SEMANTICS.md", ROOT / "docs/CONFIGURATION.md"
-DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION]
+SEMANTICS, CONFIGURATION, STORES = (ROOT / f"docs/{name}.md" for name in ("SEMANTICS", "CONFIGURATION", "STORES"))
+DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION, STORES]
 
 PROOF = re.compile(r"`((?:tests|src)/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -129,11 +129,26 @@ def test_the_table_has_no_setting_that_does_not_exist() -> None:
     assert named == [field.name for field in fields(Settings)]
 
 
-def test_every_option_of_an_s3_mount_stands_in_the_readme() -> None:
-    table = text_of(README).partition("## Stores and their options")[2].partition("\n## ")[0]
-    assert not [option for option in s3_options._WRITTEN if f"`{option}`" not in table]
-    for option in re.findall(r"^\| `(s3[\w.]*)`", table, flags=re.MULTILINE):
-        assert s3_options._field(option)
+OPTIONS = {
+    "S3 and what speaks its language": list(s3_options._WRITTEN),
+    "Google Cloud Storage": list(gcs_options._NAMES._written.values()),
+    "Azure Blob Storage and ADLS Gen2": list(azure_options._NAMES._written.values()),
+    "Web servers": list(web_options._NAMES._written.values()),
+    "SFTP": list(sftp._OPTIONS._written.values()),
+    "WebDAV": list(webdav._OPTIONS._written.values()),
+    "Hugging Face": list(hub._OPTIONS._written.values()),
+}
+
+
+@pytest.mark.parametrize("store", OPTIONS)
+def test_every_option_of_a_store_stands_in_its_section(store: str) -> None:
+    section = text_of(STORES).partition(f"\n## {store}\n")[2].partition("\n## ")[0]
+    assert not [option for option in OPTIONS[store] if f"`{option}`" not in section and f"`{option}=" not in section]
+
+
+def test_every_scheme_stands_in_the_stores() -> None:
+    told = re.sub(r"(\w+)\[s\]://", r"\1:// \1s://", text_of(STORES))
+    assert not [scheme for scheme in registry._MODULES if not re.search(rf"\b{scheme}://", told)]
 
 
 # ---------------------------------------------------------------- commands
