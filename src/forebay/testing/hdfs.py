@@ -15,14 +15,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from forebay.errors import Invalid, TimedOut, Unavailable
 from forebay.testing.hdfs_jars import fetch
 from forebay.testing.leash import leashed
+from forebay.testing.ports import free_ports
+from forebay.testing.server import Server, end
 
 APT_PACKAGES = (
     *("default-jre-headless", "libcommons-daemon-java", "libjersey1-core-java", "libjersey1-server-java"),
@@ -30,7 +30,6 @@ APT_PACKAGES = (
 )
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 5.0
-START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 BLOCK_BYTES = 4 << 20  # small, so that files of a few megabytes have several
 _POLL_S = 0.05
 _ANSWER_WITHIN_S = 30.0
@@ -66,7 +65,7 @@ log4j.appender.T.layout.ConversionPattern={_SLOW_LINE}
 _WEB_XML = '<web-app version="2.4" xmlns="http://java.sun.com/xml/ns/j2ee"></web-app>'
 
 
-class Hdfs:
+class Hdfs(Server):
     """A running NameNode with one DataNode on free loopback ports; a context manager, done with both at exit.
 
     Permissions are checked; who runs the tests is the superuser.  The servers die with the thread that entered the
@@ -92,27 +91,6 @@ class Hdfs:
     def url(self) -> str:
         """Where it answers, such as `hdfs://127.0.0.1:21333`."""
         return f"hdfs://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        for last in (False,) * (START_TRIES - 1) + (True,):
-            try:
-                self._start()
-                self._wait_until_ready()
-            except Unavailable:  # one ended at once: a port was taken
-                self.stop()
-                if last:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                return self
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def web(self, method: str, path: str, op: str, **parameters: str) -> dict[str, Any]:
         """One request of WebHDFS to the NameNode, as the superuser; independent of Forebay's own client.
@@ -141,20 +119,21 @@ class Hdfs:
         if ran.returncode != 0:
             raise Unavailable(f"hdfs dfsadmin {' '.join(words)}: {ran.stderr[-300:]!r}")
 
+    def begin(self) -> None:
+        """See `Server.begin`."""
+        self._start()
+        self._wait_until_ready()
+
     def stop(self) -> None:
         """End the processes and wait for their end."""
         processes, self._processes = self._processes, []
         for process in processes:
             process.terminate()
         for process in processes:
-            try:
-                process.wait(STOPPED_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process, within_s=STOPPED_WITHIN_S)
 
     def _start(self) -> None:
-        self.port, self.web_port, *others = _free_ports(5)
+        self.port, self.web_port, *others = free_ports(5)
         self._configure(others)
         command = self._java()
         if not (self.folder / "name/current/VERSION").exists():
@@ -248,11 +227,3 @@ def _system_jars() -> list[Path]:
     if shutil.which("java") is None or not all(path.exists() for path in found):
         raise Invalid(f"HDFS needs packages that are not installed: sudo apt-get install {' '.join(APT_PACKAGES)}")
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:  # all at once, so that they differ
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -8,22 +8,21 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from forebay.errors import Invalid, TimedOut, Unavailable
 from forebay.testing.leash import leashed
 from forebay.testing.ports import free_ports
 from forebay.testing.s3_request import ANSWER_WITHIN_S, S3Account, signed_request
+from forebay.testing.server import Server, end
 
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 0.5  # it waits ten seconds for its own parts to leave; what it stored is in its files by then
 VOLUMES_MAX = 2_000  # a bucket takes about seven, each an empty file until it is written
-START_TRIES = 3  # between choosing a free port and binding it, someone else may take it
 _POLL_S = 0.05
 
 
-class SeaweedS3:
+class SeaweedS3(Server):
     """A running S3 server on a free loopback port; a context manager, and done with its process at exit.
 
     Objects in the bucket `public` may be read and listed without credentials.  Data already in the folder shows
@@ -43,27 +42,6 @@ class SeaweedS3:
     def endpoint(self) -> str:
         """Where it answers, such as `http://127.0.0.1:21333`."""
         return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        for last in (False,) * (START_TRIES - 1) + (True,):
-            self._start()
-            try:
-                self._wait_until_ready()
-            except Unavailable:  # it ended at once: a port was taken
-                self.stop()
-                if last:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                return self
-        raise AssertionError("unreachable: the last try returns or raises")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket; one that exists already is no error.
@@ -96,17 +74,17 @@ class SeaweedS3:
         account = S3Account(self.endpoint, self.access_key, self.secret_key)
         return signed_request(account, method, path, body)
 
+    def begin(self) -> None:
+        """See `Server.begin`."""
+        self._start()
+        self._wait_until_ready()
+
     def stop(self) -> None:
         """End the process and wait for its end."""
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(STOPPED_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, within_s=STOPPED_WITHIN_S)
 
     def _start(self) -> None:
         logs = self.folder / "log"
