@@ -144,7 +144,8 @@ class Hdfs(Server):
 
     def _java(self) -> list[str]:
         classpath = [self.folder / "conf", self.folder / "classes", *_system_jars(), *sorted(fetch().glob("*.jar"))]
-        folders = (f"-Dhadoop.log.dir={self.folder}/log", f"-Dhadoop.home.dir={self.folder}")
+        places = {"hadoop.log.dir": "log", "hadoop.home.dir": "", "java.io.tmpdir": "tmp"}  # else Jetty's stays in /tmp
+        folders = [f"-D{name}={self.folder / place}" for name, place in places.items()]
         return ["java", *_JVM, *folders, "-cp", ":".join(map(str, classpath))]
 
     def _run(self, command: list[str], name: str) -> "subprocess.Popen[bytes]":
