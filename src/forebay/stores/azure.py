@@ -27,6 +27,7 @@ from forebay.stores.azure_options import PUBLIC_CLOUD, AzureOptions
 from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.http_calls import Request, Response
 from forebay.stores.http_reads import HttpReads, size_in
+from forebay.stores.lost_writes import Write
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, is_odd, retry_config
 from forebay.stores.times import header_time_ns, nanoseconds
@@ -54,6 +55,9 @@ def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Setti
     parsed = azure_options.parse(place, options)
     store = AzureStore(place.container, parsed, deadline_s=settings.store_deadline_s)
     return Opened(store, folder_prefix(prefix))
+
+
+_WRITE = "x-ms-meta-forebaywrite"  # by which a write is known again
 
 
 class AzureStore:
@@ -226,10 +230,10 @@ class AzureStore:
             conditions += (("If-Match", f'"{if_version}"'),)
         mark = _MARK if key.endswith("/") and len(data) == 0 else ()
         headers = (("x-ms-blob-type", "BlockBlob"), *mark, *conditions)
-        # A conditional write whose answer was lost would meet itself when repeated.
-        request = Request("PUT", key, headers=headers, body=data, repeat=not conditions)
+        write = self._write(key)
+        request = Request("PUT", key, headers=(*headers, (_WRITE, write.mark)), body=data)
         try:
-            answer = await self._http.calls.call(request, expect=(201,))
+            answer = await write.send(request, expect=(201,))
         except (StaleVersion, AlreadyExists):
             if if_absent:
                 raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
@@ -252,9 +256,14 @@ class AzureStore:
         for number in sorted(sizes):
             # The newest, committed or not: so the request may be repeated when its answer is lost.
             ET.SubElement(root, "Latest").text = _block_id(upload, number)
-        request = Request("PUT", key, (("comp", "blocklist"),), body=ET.tostring(root, encoding="utf-8"))
-        answer = await self._http.calls.call(request, expect=(201,))
+        write, body = self._write(key), ET.tostring(root, encoding="utf-8")
+        request = Request("PUT", key, (("comp", "blocklist"),), ((_WRITE, write.mark),), body=body)
+        answer = await write.send(request, expect=(201,))
         return self._meta(key, sum(sizes.values()), answer.headers)
+
+    def _write(self, key: str) -> Write:
+        look = Request("HEAD", key)
+        return Write(self._http.calls, self.location, look, lambda answer: answer.headers.get(_WRITE))
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""

@@ -30,8 +30,9 @@ from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.gcs_http import GcsHttp
 from forebay.stores.gcs_options import GcsOptions
 from forebay.stores.gcs_upload import Upload
-from forebay.stores.http_calls import Request
+from forebay.stores.http_calls import Request, Response
 from forebay.stores.http_reads import HttpReads, size_in
+from forebay.stores.lost_writes import Write
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.times import header_time_ns, nanoseconds
@@ -45,6 +46,8 @@ REWRITE_BYTES_MAX = GIB  # of one call of a copy, so that it ends before its sil
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # Google's rule
 _OBJECT = "name,size,timeCreated,generation"
 _FIELDS = ("fields", _OBJECT)
+_MARK = "forebay-write"  # by which a write is known again
+_MARKED_FIELDS = ("fields", f"{_OBJECT},metadata")
 _PAGE_FIELDS = ("fields", f"kind,nextPageToken,prefixes,items({_OBJECT})")
 _PAGE_KEYS = "1000"
 _HASH_IN_THREAD_BYTES = 256 * KIB
@@ -188,18 +191,22 @@ class GcsStore:
         query = [("uploadType", "multipart"), _FIELDS]
         if if_absent or if_version is not None:
             query.append(("ifGenerationMatch", "0" if if_absent else str(if_version)))
+        write = Write(self._http.calls, self.location, Request("GET", key, (_MARKED_FIELDS,)), self._mark_in)
+        parts = (key, data, write.mark)
         is_large = len(data) > _HASH_IN_THREAD_BYTES
-        content_type, body = await asyncio.to_thread(_multipart, key, data) if is_large else _multipart(key, data)
-        # A conditional write whose answer was lost would meet itself when repeated.
-        repeat = not if_absent and if_version is None
+        content_type, body = await asyncio.to_thread(_multipart, *parts) if is_large else _multipart(*parts)
         headers = (("Content-Type", content_type),)
-        request = Request("POST", key, tuple(query), headers, body, repeat, self._http.upload_url())
+        request = Request("POST", key, tuple(query), headers, body, url=self._http.upload_url())
         try:
-            return self._meta(await self._http.resource(request))
+            return self._meta(self._http.parse(await write.send(request), key))
         except StaleVersion:
             if if_absent:
                 raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
             raise
+
+    def _mark_in(self, answer: Response) -> str | None:
+        metadata = self._http.parse(answer, None).get("metadata")
+        return metadata.get(_MARK) if isinstance(metadata, dict) else None
 
     async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
         """See `Store.put_stream`."""
@@ -289,10 +296,11 @@ class GcsStore:
         )
 
 
-def _multipart(key: str, data: Buffer) -> tuple[str, bytes]:
+def _multipart(key: str, data: Buffer, mark: str) -> tuple[str, bytes]:
     """Content type and body of an upload in one request: the name, the sum for the store to check, the bytes."""
     digest = hashlib.md5(data, usedforsecurity=False).digest()
-    named = {"name": key, "md5Hash": base64.b64encode(digest).decode(), "contentType": "application/octet-stream"}
+    named: dict[str, Any] = {"name": key, "md5Hash": base64.b64encode(digest).decode()}
+    named |= {"contentType": "application/octet-stream", "metadata": {_MARK: mark}}
     boundary = secrets.token_hex(16)
     head = f"--{boundary}\r\nContent-Type: application/json\r\n\r\n{json.dumps(named)}\r\n"
     head += f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n"

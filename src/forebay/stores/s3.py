@@ -23,11 +23,10 @@ from forebay.stores.http_calls import Request
 from forebay.stores.http_reads import HttpReads, size_in
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, retry_config
-from forebay.stores.s3_http import S3Http
+from forebay.stores.s3_http import S3Http, marked
 from forebay.stores.s3_listing import version_of
 from forebay.stores.s3_options import S3Options
 from forebay.stores.s3_upload import Upload
-from forebay.stores.s3_write import Write
 from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import from_obstore
@@ -153,9 +152,9 @@ class S3Store:
                 "if they do, mount with --option s3.conditionalPut=true",
                 path=key,
             )
-        write = Write(self._http, key)
+        write = self._http.write(key)
         try:
-            answer = await write.send(Request("PUT", key, headers=(*write.headers, *headers), body=data))
+            answer = await write.send(Request("PUT", key, headers=(*marked(write), *headers), body=data))
         except StaleVersion:
             if if_absent:
                 raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None

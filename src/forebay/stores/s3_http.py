@@ -15,6 +15,7 @@ from botocore.credentials import Credentials
 
 from forebay.stores import s3_errors
 from forebay.stores.http_calls import HttpCalls, Refusal, Request, Tls
+from forebay.stores.lost_writes import Write
 from forebay.stores.s3_credentials import CredentialSource, Keys, configured_region
 from forebay.stores.s3_options import S3Options
 from forebay.stores.wire_errors import Names
@@ -24,6 +25,14 @@ from forebay.units import KIB
 _HASH_IN_THREAD_BYTES = 256 * KIB
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _HOME_REGION = "us-east-1"  # what unconfigured clients sign for; other servers ask for nothing else
+
+
+_MARK = "x-amz-meta-forebay-write"
+
+
+def marked(write: Write) -> tuple[tuple[str, str], ...]:
+    """The headers by which a write is known again."""
+    return ((_MARK, write.mark),)
 
 
 class S3Http:
@@ -76,6 +85,10 @@ class S3Http:
     async def find_region(self) -> str:
         """The bucket's region as the store tells it (a header of HEAD Bucket), or ""."""
         return (await self.calls.headers_of(self.base_url)).get("x-amz-bucket-region", "")
+
+    def write(self, key: str) -> Write:
+        """A write of an object; `marked` gives the headers that it needs."""
+        return Write(self.calls, self.location, Request("HEAD", key), lambda answer: answer.headers.get(_MARK))
 
     # ------------------------------------------------------------------ the dialect
 

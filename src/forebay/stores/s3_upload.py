@@ -14,8 +14,7 @@ import structlog
 from forebay.errors import FsError, Invalid
 from forebay.stores import s3_errors
 from forebay.stores.http_calls import Request, Response
-from forebay.stores.s3_http import S3Http
-from forebay.stores.s3_write import Write
+from forebay.stores.s3_http import S3Http, marked
 from forebay.stores.uploads import send_parts
 from forebay.types import Buffer
 
@@ -28,7 +27,7 @@ class Upload:
     def __init__(self, http: S3Http, key: str) -> None:
         self._http = http
         self._key = key
-        self._write = Write(http, key)
+        self._write = http.write(key)
         self._id = ""
         self._etags: dict[int, str] = {}
 
@@ -37,7 +36,7 @@ class Upload:
 
         Raises what `chunks` or the store raises.
         """
-        started = await self._http.calls.call(Request("POST", self._key, (("uploads", ""),), self._write.headers))
+        started = await self._http.calls.call(Request("POST", self._key, (("uploads", ""),), marked(self._write)))
         self._id = _text(started, "UploadId")
         if not self._id:
             raise Invalid(f"{self._http.location}: the store does not do multipart uploads", path=self._key)
