@@ -40,6 +40,12 @@ class OutsideObject(Invalid):
     """A range starts at or past the end of the object: to who knows its size, another version."""
 
 
+def check_span(key: str, span: ByteRange) -> None:
+    """Raise Invalid for a range that is empty or negative."""
+    if span.start < 0 or span.stop <= span.start:
+        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
+
+
 class Opened(NamedTuple):
     """What a URL and its options mean."""
 

@@ -26,11 +26,10 @@ from typing import TypeVar
 from forebay.config.settings import Settings
 from forebay.errors import FsError, Invalid, NotFound, TimedOut, Unavailable, Unsupported
 from forebay.stores import cephfs_options
-from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.cephfs_connect import connect
 from forebay.stores.cephfs_files import CephFiles, Folder, SessionEnded
 from forebay.stores.cephfs_options import CephFsOptions
-from forebay.stores.posix import check_span
 from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
 from forebay.units import MIB
 

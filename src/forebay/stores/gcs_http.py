@@ -94,8 +94,7 @@ class GcsHttp:
         return Refusal(
             gcs_errors.refused(answer, self.location, self.tokens, request.key, is_read=is_read),
             answer.status,
-            # Of a write that may not be repeated only 429 says for sure that it was not carried out.
-            is_passing=gcs_errors.is_passing(answer) and (request.repeat or answer.status == 429),
+            is_passing=gcs_errors.is_passing(answer),
             at_once=answer.status == 401 and self.tokens.forget(),
         )
 

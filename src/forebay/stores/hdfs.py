@@ -39,7 +39,7 @@ from forebay.errors import (
     Unsupported,
 )
 from forebay.stores import hdfs_environment, hdfs_errors, hdfs_options
-from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.hdfs_calls import Calls, connect, reach
 from forebay.stores.hdfs_listing import Folder, in_key_order, is_after, statuses
 from forebay.stores.hdfs_options import HdfsOptions, Place
@@ -113,12 +113,12 @@ class HdfsStore:
     async def get(self, key: str, span: ByteRange | None = None, *, version: str | None = None) -> Buffer:
         """See `Store.get`."""
         if span is not None:
-            _check_span(key, span)
+            check_span(key, span)
         return await self._calls.run(self._read, key, span, version)
 
     async def stream(self, key: str, span: ByteRange, *, version: str, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """See `Store.stream`."""
-        _check_span(key, span)
+        check_span(key, span)
         reading = await self._calls.run(self._open, key, span, version)
         left, size = reading.size, chunk_bytes  # the first chunk soon; then fewer looks at the version
         while left > 0:
@@ -409,11 +409,6 @@ def _number(find: Callable[[], int]) -> int:
         return find()
     except KeyError:
         return NOBODY
-
-
-def _check_span(key: str, span: ByteRange) -> None:
-    if span.start < 0 or span.stop <= span.start:
-        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
 
 
 def _at_least(size: int, packets: Iterator[bytes]) -> Iterator[bytes]:

@@ -4,8 +4,7 @@ What differs from store to store is its `Dialect`: where a request goes, how it 
 
 *Callers*: adapters, on the loop.  *Locks*: none.  *Awaits*: the network, each call within the deadline, retries
 included.  *Invariants*: a URL goes out exactly as the dialect wrote it; no request is repeated before the time that
-the store named; one that may not be repeated is sent once, unless the store says that it was not carried out; one that
-has a `check` is not repeated before that has looked.
+the store named; one that has a `check` is not repeated before that has looked.
 """
 
 import asyncio
@@ -58,7 +57,6 @@ class Request:
     query: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     body: Buffer = b""
-    repeat: bool = True  # may be sent again when its outcome is unknown
     url: str = ""  # where it goes, percent-encoded, if that does not follow from the key, such as an upload's session
     check: Callable[[], Awaitable[Response | None]] | None = None
     """Looks whether an earlier try, whose answer was lost, was carried out; the answer to give then."""
@@ -81,10 +79,6 @@ class Refusal(Exception):
         self.is_passing = is_passing  # the same request may succeed a little later
         self.at_once = at_once  # the next try will be another one: signed for another region, with a new token
         self.retry_after_s = 0.0
-
-    def may_repeat(self, request: Request) -> bool:
-        """Shall the request be sent again?  If the store asks to slow down, it was surely not carried out."""
-        return self.is_passing and (request.repeat or self.status in (429, 503))
 
 
 class Dialect(Protocol):
@@ -229,12 +223,12 @@ class HttpCalls:
                         failed = refused.error
                         if refused.at_once:
                             continue
-                        may_repeat, pause_s = refused.may_repeat(request), refused.retry_after_s
+                        may_repeat, pause_s = refused.is_passing, refused.retry_after_s
                         if pause_s:
                             self.heed_until = loop.time() + HEED_S
                     except wire_errors.WIRE_ERRORS as error:
                         failed = wire_errors.from_wire(error, self._dialect.names, request.key)
-                        may_repeat, pause_s = request.repeat and not wire_errors.is_hopeless(error), 0.0
+                        may_repeat, pause_s = not wire_errors.is_hopeless(error), 0.0
                     is_lost = is_lost or not isinstance(failed, Throttled)
                     pause_s += backoff_s(tried, random.random())
                     if not may_repeat or tried == RETRIES_MAX or loop.time() + pause_s >= until:

@@ -10,9 +10,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from forebay.errors import Corrupt, StaleVersion
-from forebay.stores.base import OutsideObject
+from forebay.stores.base import OutsideObject, check_span
 from forebay.stores.http_calls import HttpCalls, Request
-from forebay.stores.obstore_reads import check_span
 from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import GIB
 

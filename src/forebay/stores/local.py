@@ -34,8 +34,8 @@ from forebay.errors import (
     Unavailable,
     Unsupported,
 )
-from forebay.stores.base import Capabilities, ListPage, Opened
-from forebay.stores.posix import HIDDEN, check_span, kind_of, posix_of
+from forebay.stores.base import Capabilities, ListPage, Opened, check_span
+from forebay.stores.posix import HIDDEN, kind_of, posix_of
 from forebay.stores.urls import refuse_options
 from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
 

@@ -14,8 +14,9 @@ from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from forebay.errors import Corrupt, FsError, Throttled, TimedOut, Unavailable
+from forebay.stores.base import check_span
 from forebay.stores.http_calls import RETRIES_MAX, HttpCalls, backoff_s
-from forebay.stores.obstore_reads import ObstoreReads, Service, check_span, is_odd
+from forebay.stores.obstore_reads import ObstoreReads, Service, is_odd
 from forebay.types import Buffer, ByteRange
 
 _PASSING = (Throttled, Unavailable, TimedOut)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from forebay.errors import Corrupt, Invalid, StaleVersion
+from forebay.stores.base import check_span
 from forebay.stores.http_calls import CONNECT_WITHIN_S, HttpCalls, Tls
 from forebay.stores.wire_errors import OBSTORE_ERRORS, Names
 from forebay.types import Buffer, ByteRange
@@ -181,12 +182,6 @@ def is_odd(key: str) -> bool:
     (False, True, True, True)
     """
     return _ODD.search(key) is not None
-
-
-def check_span(key: str, span: ByteRange) -> None:
-    """Raise Invalid for a range that is none."""
-    if span.start < 0 or span.stop <= span.start:
-        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
 
 
 async def _read_whole(key: str, options: dict[str, Any], client: Any) -> tuple[_Found, Buffer]:  # noqa: ANN401

@@ -10,7 +10,6 @@ from forebay.errors import (
     AlreadyExists,
     Denied,
     FsError,
-    Invalid,
     IsADirectory,
     NameTooLong,
     NoSpace,
@@ -19,7 +18,7 @@ from forebay.errors import (
     ReadOnly,
     Unavailable,
 )
-from forebay.types import ByteRange, Posix
+from forebay.types import Posix
 
 HIDDEN = ".forebay-part-"  # how the names of files begin that are being written: they are never listed
 
@@ -45,12 +44,6 @@ def kind_of(number: int | None, *, writing: bool) -> type[FsError]:
     if number in (errno.ENAMETOOLONG, errno.ELOOP):
         return NameTooLong if writing else NotFound
     return _KINDS.get(number or 0, FsError)
-
-
-def check_span(key: str, span: ByteRange) -> None:
-    """Raise Invalid if the range is empty or negative."""
-    if span.start < 0 or span.stop <= span.start:
-        raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
 
 
 @lru_cache(maxsize=1_000)

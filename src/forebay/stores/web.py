@@ -33,10 +33,10 @@ from forebay.errors import (
     Unsupported,
 )
 from forebay.stores import web_options, web_versions
-from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.http_calls import Request
 from forebay.stores.object_reads import ObjectReads
-from forebay.stores.obstore_reads import Meta, check_span, client_options, is_odd, retry_config
+from forebay.stores.obstore_reads import Meta, client_options, is_odd, retry_config
 from forebay.stores.times import nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.web_http import WebHttp, headers_only
