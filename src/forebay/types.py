@@ -30,11 +30,20 @@ class ByteRange(NamedTuple):
 class Posix(NamedTuple):
     """Whose a file or folder is and who may use it, where the store keeps that; equal ones should be one object."""
 
-    mode: int  # permission bits, such as 0o640
+    mode: int  # permission bits, such as 0o640; with S_IFLNK for a symbolic link, whose bytes are the path it leads to
     uid: int  # the owner's number on this machine
     gid: int
     owner: str  # the name as the store has it
     group: str
+
+
+class Attributes(NamedTuple):
+    """What a store shall keep of a file or folder beside its bytes; None: what it has, or makes by itself."""
+
+    mode: int | None = None  # permission bits; with S_IFLNK for a symbolic link, other file types are ignored
+    uid: int | None = None  # of this machine
+    gid: int | None = None
+    mtime_ns: int | None = None  # nanoseconds since 1970 UTC
 
 
 class FolderMeta(NamedTuple):

@@ -7,17 +7,24 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from forebay.errors import NotFound
 from forebay.stores.base import Store
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import parse
+from forebay.testing.attributes_contract import AttributesContract
 from forebay.testing.ceph import Ceph
 from forebay.testing.freshness_contract import FreshnessContract
+from forebay.testing.parts_contract import PartsContract
 from forebay.testing.store_contract import StoreContract
 
 _numbers = itertools.count()
 
 
-class TestCephGatewayStore(StoreContract, FreshnessContract):
+def options_of(server: Ceph) -> dict[str, str]:
+    return {"s3a.accessKeyId": server.access_key, "s3a.secretKey": server.secret_key, "s3.endpoint": server.endpoint}
+
+
+class TestCephGatewayStore(StoreContract, PartsContract, FreshnessContract):
     @pytest.fixture
     def bucket(self, ceph: Ceph) -> str:
         name = f"contract-{next(_numbers)}"
@@ -45,10 +52,27 @@ class TestCephGatewayStore(StoreContract, FreshnessContract):
         assert len(seen) == 1
         assert await self.leftovers(store) == []
 
+    async def test_an_upload_to_a_bucket_that_is_not_there_is_not_found(self, ceph: Ceph) -> None:
+        store = S3Store("not-there", parse(options_of(ceph)), deadline_s=20)
+        with pytest.raises(NotFound, match="no such bucket"):
+            await store.upload("k")
+        await store.close()
+
     @pytest.fixture
     async def store(self, ceph: Ceph, bucket: str) -> AsyncIterator[Store]:
-        options = {"s3a.accessKeyId": ceph.access_key, "s3a.secretKey": ceph.secret_key, "s3.endpoint": ceph.endpoint}
-        store = S3Store(bucket, parse(options), deadline_s=20)
+        store = S3Store(bucket, parse(options_of(ceph)), deadline_s=20)
         assert not store.capabilities.conditional_put
+        yield store
+        await store.close()
+
+
+class TestCephGatewayStoreWithAttributes(AttributesContract):
+    owner = (12_345, 54_321)
+
+    @pytest.fixture
+    async def store(self, ceph: Ceph) -> AsyncIterator[S3Store]:
+        bucket = f"attributes-{next(_numbers)}"
+        ceph.make_bucket(bucket)
+        store = S3Store(bucket, parse(options_of(ceph) | {"s3.attributes": "true"}), deadline_s=20)
         yield store
         await store.close()

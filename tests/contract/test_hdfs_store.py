@@ -1,6 +1,7 @@
 """A real HDFS as a store."""
 
 import asyncio
+import grp
 import itertools
 import os
 import pwd
@@ -8,19 +9,22 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from forebay.config.settings import Settings
-from forebay.errors import Busy, Denied, Invalid, NoSpace, NotFound, StaleVersion, Unavailable
-from forebay.stores.base import FolderStore
+from forebay.errors import Busy, Denied, Invalid, NoSpace, NotFound, StaleVersion, Unavailable, Unsupported
+from forebay.stores.base import AttributesStore, FolderStore
 from forebay.stores.hdfs import NOBODY
 from forebay.stores.registry import open_store
+from forebay.testing.attributes_contract import AttributesContract
 from forebay.testing.folder_store_contract import FolderStoreContract
 from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.hdfs import Hdfs
+from forebay.testing.renaming_contract import RenamingContract
 from forebay.testing.store_contract import NAMES, StoreContract, keys_of, pattern
-from forebay.types import ByteRange, FolderMeta, ObjectMeta, Posix
+from forebay.types import Attributes, ByteRange, FolderMeta, ObjectMeta, Posix
 from forebay.units import MIB
 
 CHILD_WAIT_S = 30
@@ -48,8 +52,11 @@ def open_folder(hdfs: Hdfs, folder: str, settings: Settings, **options: str) -> 
     return store  # type: ignore[return-value]  # the registry knows stores only
 
 
-class TestHdfsStore(StoreContract, FolderStoreContract, FreshnessContract):
+class TestHdfsStore(StoreContract, FolderStoreContract, RenamingContract, AttributesContract, FreshnessContract):
     odd_keys = ()
+    time_step_ns = 1_000_000
+    mode_bits = 0o1777
+    owner = (pwd.getpwnam("daemon").pw_uid, grp.getgrnam("daemon").gr_gid)
     names_of_files_and_folders_meet = False
     names = tuple(name.replace(":", "") for name in NAMES)  # HDFS knows no colons
     filling = b""  # a block costs the DataNode a hundredth of a second
@@ -276,3 +283,35 @@ def test_hdfs_native_is_not_loaded_before_a_url_asks_for_it(tmp_path: Path) -> N
     code = "import sys, forebay.stores.registry, forebay.daemon.main; print('hdfs_native' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=CHILD_WAIT_S, check=True)
     assert ran.stdout == b"False\n"
+
+
+# ---------------------------------------------------------------------- attributes
+
+
+async def test_what_hdfs_has_no_words_for_is_refused(store: FolderStore) -> None:
+    keeper = cast("AttributesStore", store)
+    await store.put("f", b"x", attributes=Attributes(0o640))
+    with pytest.raises(Unsupported, match="this machine has none for user 3999999999"):
+        await keeper.set_attributes("f", Attributes(uid=3_999_999_999))
+    with pytest.raises(Unsupported, match="before 1970"):
+        await keeper.set_attributes("f", Attributes(mtime_ns=-1))
+
+
+async def test_only_the_superuser_gives_files_away(hdfs: Hdfs, folder: str, settings: Settings) -> None:
+    hdfs.web("PUT", folder, "SETOWNER", owner="alice")
+    store = open_folder(hdfs, folder, settings, **{"hdfs.user": "alice"})
+    keeper = cast("AttributesStore", store)
+    await store.put("f", b"x")
+    await keeper.set_attributes("f", Attributes(mode=0o600, uid=os.geteuid()))  # alice, that is
+    with pytest.raises(Denied):
+        await keeper.set_attributes("f", Attributes(uid=pwd.getpwnam("daemon").pw_uid))
+    found = await store.head("f")
+    assert found.posix is not None
+    assert (found.posix.mode, found.posix.owner) == (0o600, "alice")
+    await store.close()
+
+
+async def test_another_time_is_another_version(store: FolderStore) -> None:
+    before = await store.put("f", b"x")
+    await cast("AttributesStore", store).set_attributes("f", Attributes(mtime_ns=1_234_567_890_123_000_000))
+    assert (await store.head("f")).version == "1-1234567890123" != before.version

@@ -8,12 +8,14 @@ import pytest
 from forebay.errors import Unavailable
 from forebay.stores.base import Store
 from forebay.stores.local import LocalStore
+from forebay.testing.attributes_contract import AttributesContract
 from forebay.testing.folder_store_contract import FolderStoreContract
 from forebay.testing.freshness_contract import FreshnessContract
+from forebay.testing.renaming_contract import RenamingContract
 from forebay.testing.store_contract import StoreContract
 
 
-class TestLocalStore(StoreContract, FolderStoreContract, FreshnessContract):
+class TestLocalStore(StoreContract, FolderStoreContract, RenamingContract, AttributesContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
 

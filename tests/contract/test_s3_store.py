@@ -4,13 +4,16 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
 from forebay.stores.base import Store
 from forebay.stores.s3 import S3Store
 from forebay.stores.s3_options import S3Options, parse
+from forebay.testing.attributes_contract import AttributesContract
 from forebay.testing.freshness_contract import FreshnessContract
+from forebay.testing.parts_contract import PartsContract
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.store_contract import StoreContract
 
@@ -28,7 +31,7 @@ def options_for(server: SeaweedS3) -> S3Options:
     )
 
 
-class TestS3Store(StoreContract, FreshnessContract):
+class TestS3Store(StoreContract, PartsContract, FreshnessContract):
     in_key_order = False  # SeaweedFS keeps keys in folders
     odd_keys = ()  # and its keys are paths
     missing_keys = ("nothing", "there", "there/is/not", "no/such/folder/key")  # a folder `there/` answers
@@ -66,3 +69,17 @@ class TestS3Store(StoreContract, FreshnessContract):
         store = S3Store(bucket, options_for(seaweed), deadline_s=20)
         yield store
         await store.close()
+
+
+class TestS3StoreWithAttributes(AttributesContract):
+    folders_have_attributes = False  # SeaweedFS makes a folder of it
+    owner = (12_345, 54_321)
+
+    @pytest.fixture
+    async def store(self, seaweed: SeaweedS3) -> AsyncIterator[S3Store]:
+        bucket = f"attributes-{next(_numbers)}"
+        seaweed.make_bucket(bucket)
+        store = S3Store(bucket, replace(options_for(seaweed), attributes=True), deadline_s=20)
+        yield store
+        await store.close()
+        seaweed.remove_bucket(bucket)

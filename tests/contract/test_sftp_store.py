@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,10 +22,11 @@ from forebay.errors import (
     TimedOut,
     Unavailable,
 )
-from forebay.stores.base import FolderStore, Store
+from forebay.stores.base import FolderStore, RenamingStore, Store
 from forebay.testing.daemons import wait_until
 from forebay.testing.folder_store_contract import FolderStoreContract
 from forebay.testing.freshness_contract import FreshnessContract
+from forebay.testing.renaming_contract import RenamingContract
 from forebay.testing.sshd import Sshd
 from forebay.testing.store_contract import StoreContract, keys_of, pattern
 from forebay.testing.webdav import Rclone
@@ -54,7 +56,7 @@ async def store(server: Sshd, folder: Path) -> AsyncIterator[FolderStore]:
     await store.close()
 
 
-class TestSftpStore(FillBehind, StoreContract, FolderStoreContract, FreshnessContract):
+class TestSftpStore(FillBehind, StoreContract, FolderStoreContract, RenamingContract, FreshnessContract):
     tells_changes_within_a_second = False
     odd_keys = ()
     names_of_files_and_folders_meet = False
@@ -135,6 +137,10 @@ async def test_links_that_lead_out_are_refused_and_not_listed(store: FolderStore
             await store.get(key)
     with pytest.raises(NotFound):
         await store.put("folder/new", b"x")
+    keeper = cast("RenamingStore", store)
+    for source, target in (("real", "folder/new"), ("folder/secret", "new")):
+        with pytest.raises(NotFound):
+            await keeper.rename(source, target)
     assert [file.name for file in outside.iterdir()] == ["secret"]
 
 

@@ -14,6 +14,7 @@ import re
 import secrets
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import obstore.store
@@ -34,7 +35,7 @@ from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.uploads import send_parts
 from forebay.stores.urls import folder_prefix
 from forebay.stores.wire_errors import from_obstore
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 
 PAGE_KEYS = 1_000
 START_FROM_VERSION = "2026-02-06"  # of the API; the first that starts a listing at a key
@@ -221,26 +222,29 @@ class AzureStore:
     # ------------------------------------------------------------------ writing
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`."""
         self._check_name(key, Invalid)
-        conditions: Pairs = (("If-None-Match", "*"),) if if_absent else ()
-        if if_version is not None:
-            conditions += (("If-Match", f'"{if_version}"'),)
         mark = _MARK if key.endswith("/") and len(data) == 0 else ()
-        headers = (("x-ms-blob-type", "BlockBlob"), *mark, *conditions)
-        write = self._write(key)
-        request = Request("PUT", key, headers=(*headers, (_WRITE, write.mark)), body=data)
-        try:
-            answer = await write.send(request, expect=(201,))
-        except (StaleVersion, AlreadyExists):
-            if if_absent:
-                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
-            raise
-        return self._meta(key, len(data), answer.headers)
+        request = Request("PUT", key, headers=(("x-ms-blob-type", "BlockBlob"), *mark), body=data)
+        return self._meta(key, len(data), await self._write(request, if_version, if_absent))
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """See `Store.put_stream`.  Blocks of an upload that fails stay unseen, and Azure drops them after a week."""
         self._check_name(key, Invalid)
         upload, sizes = secrets.token_hex(8), dict[int, int]()
@@ -256,14 +260,24 @@ class AzureStore:
         for number in sorted(sizes):
             # The newest, committed or not: so the request may be repeated when its answer is lost.
             ET.SubElement(root, "Latest").text = _block_id(upload, number)
-        write, body = self._write(key), ET.tostring(root, encoding="utf-8")
-        request = Request("PUT", key, (("comp", "blocklist"),), ((_WRITE, write.mark),), body=body)
-        answer = await write.send(request, expect=(201,))
-        return self._meta(key, sum(sizes.values()), answer.headers)
+        request = Request("PUT", key, (("comp", "blocklist"),), body=ET.tostring(root, encoding="utf-8"))
+        return self._meta(key, sum(sizes.values()), await self._write(request, if_version, if_absent))
 
-    def _write(self, key: str) -> Write:
+    async def _write(self, request: Request, if_version: str | None, if_absent: bool) -> Mapping[str, str]:
+        """Make an object, if the condition holds; the headers of the answer."""
+        key = request.key or ""
+        conditions: Pairs = (("If-None-Match", "*"),) if if_absent else ()
+        if if_version is not None:
+            conditions += (("If-Match", f'"{if_version}"'),)
         look = Request("HEAD", key)
-        return Write(self._http.calls, self.location, look, lambda answer: answer.headers.get(_WRITE))
+        write = Write(self._http.calls, self.location, look, lambda answer: answer.headers.get(_WRITE))
+        headers = (*request.headers, *conditions, (_WRITE, write.mark))
+        try:
+            return (await write.send(replace(request, headers=headers), expect=(201,))).headers
+        except (StaleVersion, AlreadyExists):
+            if if_absent:
+                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
+            raise
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""

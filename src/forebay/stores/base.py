@@ -11,7 +11,11 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from forebay.errors import Invalid
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.units import MIB
+
+PART_BYTES_MIN = 5 * MIB  # of a part of an upload, but the last: Amazon's rule, which most servers have taken over
+PARTS_MAX = 10_000  # of an upload, numbered from 1: Amazon's limit; Azure's is higher
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +24,17 @@ class Capabilities:
 
     writable: bool = True  # put, delete and copy work at all
     conditional_get: bool = True  # `get(version=...)` is checked by the store itself, not by a look before
-    conditional_put: bool = False  # `put(if_version=..., if_absent=True)` is atomic
+    conditional_put: bool = False  # writes with `if_version` or `if_absent` are atomic, `Upload.complete` too
     undecodable_keys: bool = False  # keys may hold bytes that are not UTF-8, as surrogate escapes
     multipart: bool = True  # `put_stream` uploads parts of unknown total size
     any_prefix: bool = False  # listings take a prefix that ends within a name
     folders: bool = False  # folders exist by themselves: the store has `stat`, and its listings say `folder_metas`
+    parts: bool = False  # the store has `upload`
+    copy_parts: bool = False  # and `Upload.copy`: parts of other objects need not travel
+    renames: bool = False  # the store has `rename`
+    attributes: bool = False  # the store has `set_attributes`, keeps those of a put, and `head` tells them
+    listed_attributes: bool = False  # listings tell them too
+    links: bool = False  # a mode may say that a file is a symbolic link
 
 
 class ListPage(NamedTuple):
@@ -44,6 +54,12 @@ def check_span(key: str, span: ByteRange) -> None:
     """Raise Invalid for a range that is empty or negative."""
     if span.start < 0 or span.stop <= span.start:
         raise Invalid(f"bytes {span.start} to {span.stop} of {key!r} are no range", path=key)
+
+
+def check_number(key: str, number: int) -> None:
+    """Raise Invalid for a number that no part of an upload can have."""
+    if not 1 <= number <= PARTS_MAX:
+        raise Invalid(f"a part of {key!r} cannot have the number {number}, but 1 to {PARTS_MAX:,}", path=key)
 
 
 class Opened(NamedTuple):
@@ -115,20 +131,38 @@ class Store(Protocol):
         ...
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """Store `data` under `key`, all or nothing; return the new version.
 
+        A store that cannot keep `attributes` ignores them.
+
         Raises:
             AlreadyExists: `if_absent`, and the key is taken.
-            StaleVersion: `if_version`, and the object has another version by now.
+            StaleVersion: `if_version`, and the object has another version by now, or has gone.
+            Unsupported: the store cannot do it under that condition.
         """
         ...
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """Store the concatenation of `chunks`, of unknown total size, all or nothing; bounded memory.
 
-        If `chunks` raises, nothing becomes visible and no part stays behind.
+        If `chunks` raises, or a condition does not hold, nothing becomes visible and no part stays behind.
+        Conditions are looked at when all chunks are there.  Raises what `put` raises.
         """
         ...
 
@@ -153,5 +187,89 @@ class FolderStore(Store, Protocol):
 
         Raises:
             NotFound: nothing is there.
+        """
+        ...
+
+
+class Upload(Protocol):
+    """An object on its way, part by part; it must be completed or aborted.  *On crash*: its parts may stay, unseen."""
+
+    async def send(self, number: int, data: Buffer) -> None:
+        """Have a part, by its number from 1 on; in any order, several at a time; the same number replaces.
+
+        Every part but the last one has at least `PART_BYTES_MIN` bytes, and there are at most `PARTS_MAX`.
+        """
+        ...
+
+    async def copy(self, number: int, source: str, span: ByteRange, version: str) -> None:
+        """As `send`, of bytes that another object of the store has, or the object that is to be replaced.
+
+        Only with `Capabilities.copy_parts`.
+
+        Raises:
+            NotFound: no object has the key `source`.
+            StaleVersion: the source has another version by now.
+        """
+        ...
+
+    async def complete(self, *, if_version: str | None = None, if_absent: bool = False) -> ObjectMeta:
+        """Make an object of the parts, in the order of their numbers; of no part, an empty one.
+
+        After a failure nothing has become visible, and the upload may be completed again, or aborted.
+
+        Raises:
+            AlreadyExists, StaleVersion, Unsupported: as `Store.put`.
+            Invalid: a part but the last is too small.
+            Unavailable: also when it is not known whether the object was made; the message says so.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Drop the parts; of an upload that is complete, or aborted already, nothing.  No part may be on its way."""
+        ...
+
+
+class PartsStore(Store, Protocol):
+    """A store that takes an object in parts (`Capabilities.parts`)."""
+
+    async def upload(self, key: str, *, attributes: Attributes | None = None) -> Upload:
+        """Begin an upload; nothing is visible before it is complete.  `attributes` as for `put`."""
+        ...
+
+
+class RenamingStore(Store, Protocol):
+    """A store that renames by itself (`Capabilities.renames`)."""
+
+    async def rename(self, source: str, target: str) -> None:
+        """Give a file or folder another key, at once and with all below it, as rename(2) does.
+
+        Keys of folders have no slash at their end.  A file at `target` is replaced by a file, an empty folder by a
+        folder; the folder that `target` is in must exist, and that of `source` stays, even if it is empty now.  Where a
+        rename counts as a change (CephFS), the version is another one: look again.
+
+        Raises:
+            NotFound: nothing is at `source`, or no folder is there for `target`.
+            IsADirectory, NotADirectory: `target` is a folder and `source` is none, or the other way round.
+            NotEmpty: `target` is a folder with entries.
+            Invalid: `target` is below `source`.
+        """
+        ...
+
+
+class AttributesStore(Store, Protocol):
+    """A store that keeps modes, owners and times that it is told (`Capabilities.attributes`)."""
+
+    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """Change what is not None of a file, or of a folder by the key of its empty object, `folder/`.
+
+        Where folders exist by themselves, any folder has them, with or without the slash, and "" is the root.  Where
+        versions are made of times (local folders, HDFS), another time is another version: look again.  Of several
+        attributes some may be changed when the call fails.
+
+        Raises:
+            NotFound: nothing is there.
+            StaleVersion: others have changed the object meanwhile, and nothing is changed; try again.
+            Denied: the store does not let this user do that, as giving files away.
+            Unsupported: the store cannot keep that: a symbolic link (see `Capabilities.links`), an owner it knows not.
         """
         ...

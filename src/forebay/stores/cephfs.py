@@ -30,7 +30,7 @@ from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.cephfs_connect import connect
 from forebay.stores.cephfs_files import CephFiles, Folder, SessionEnded
 from forebay.stores.cephfs_options import CephFsOptions
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 from forebay.units import MIB
 
 PAGE_KEYS = 1_000
@@ -52,7 +52,9 @@ class CephFsStore:
 
     def __init__(self, options: CephFsOptions, *, deadline_s: float) -> None:
         self.location = options.location
-        self.capabilities = Capabilities(conditional_put=False, undecodable_keys=True, folders=True)
+        self.capabilities = Capabilities(
+            undecodable_keys=True, folders=True, renames=True, attributes=True, listed_attributes=True
+        )
         self._options = options
         self._deadline_s = deadline_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="cephfs-store")
@@ -106,20 +108,34 @@ class CephFsStore:
     # ------------------------------------------------------------------ writing
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
-        if if_version is not None:
-            raise Unsupported(f"{self.location}: CephFS cannot replace a file only if it is unchanged", path=key)
 
         async def once() -> AsyncIterator[Buffer]:
             yield data
 
-        return await self._put(key, once(), if_absent=if_absent)
+        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
-        """See `Store.put_stream`."""
-        return await self._put(key, chunks, if_absent=False)
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
+        """See `Store.put_stream`; conditions as for `put`."""
+        if if_version is not None:
+            raise Unsupported(f"{self.location}: CephFS cannot replace a file only if it is unchanged", path=key)
+        return await self._put(key, chunks, attributes or Attributes(), if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3."""
@@ -137,21 +153,31 @@ class CephFsStore:
                 async for chunk in self.stream(source, whole, version=meta.version, chunk_bytes=COPY_BYTES):
                     yield chunk
 
-        return await self._put(target, chunks(), if_absent=False)
+        return await self._put(target, chunks(), Attributes(), if_absent=False)
 
-    async def _put(self, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:
+    async def rename(self, source: str, target: str) -> None:
+        """See `RenamingStore.rename`."""
+        await self._run(lambda files: files.rename(source, target))
+
+    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """See `AttributesStore.set_attributes`; any change of a file is another version of it."""
+        await self._run(lambda files: files.set_attributes(key, attributes))
+
+    async def _put(
+        self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
+    ) -> ObjectMeta:
         if key.endswith("/"):
             async for chunk in chunks:
                 if len(chunk):
                     raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
-            return await self._run(lambda files: files.make_folder(key))
+            return await self._run(lambda files: files.make_folder(key, attributes))
         files, part = await self._run(lambda files: (files, files.begin(key)))
         try:
             at = 0
             async for chunk in chunks:
                 await self._in_thread(files.write, part, chunk, at)
                 at += len(chunk)
-            return await self._in_thread(lambda: files.publish(part, if_absent=if_absent))
+            return await self._in_thread(lambda: files.publish(part, attributes, if_absent=if_absent))
         except BaseException:  # cancellations too
             with suppress(TimedOut):
                 await asyncio.shield(self._in_thread(files.discard, part))

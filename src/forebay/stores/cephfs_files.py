@@ -30,8 +30,8 @@ from forebay.errors import (
     Unavailable,
 )
 from forebay.stores.libcephfs import CephMount, Found
-from forebay.stores.posix import HIDDEN, kind_of, posix_of
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.stores.posix import HIDDEN, kind_of, permissions_in, posix_of
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 
 LINKS_MAX = 10  # on the way to one file
 FILE_MODE, FOLDER_MODE = 0o600, 0o700  # of new ones: what the daemon's umask leaves to those of a local folder
@@ -115,7 +115,7 @@ class CephFiles:
             for name in names[:-1]:
                 at += b"/" + name
                 if not self._mount.stat(at).is_folder:
-                    raise NotFound(f"{self.location}: no file {key!r}", path=key)
+                    raise _not_a_folder()
             path = at + b"/" + names[-1]
             found = self._mount.stat(path)
             if not found.is_link:
@@ -134,7 +134,7 @@ class CephFiles:
             return b"/"
         path, found = self._find(key)
         if not found.is_folder:
-            raise NotFound(f"{self.location}: {key!r} is not a folder", path=key)
+            raise _not_a_folder()
         return path
 
     # ------------------------------------------------------------------ reading
@@ -301,18 +301,19 @@ class CephFiles:
         with part.in_use, self._translated(part.key, writing=True):
             self._mount.write(part.fd, chunk, at)
 
-    def publish(self, part: Part, *, if_absent: bool) -> ObjectMeta:
-        """Give the file its name; it and its name are then on disk."""
+    def publish(self, part: Part, attributes: Attributes, *, if_absent: bool) -> ObjectMeta:
+        """Give the file its attributes and its name; all of it is then on disk."""
         with part.in_use, self._translated(part.key, writing=True):
             self._mount.sync(part.fd)
+            if attributes != Attributes():  # once the bytes are there, for they bring a time of their own
+                self._apply(part.key, part.path, attributes)
+                self._mount.sync(part.fd)
             if if_absent:
                 self._mount.link(part.path, part.target)  # unlike a rename, it refuses a name that is taken
                 self._mount.remove(part.path)
             else:
                 self._mount.rename(part.path, part.target)
-            folder = self._mount.open(posixpath.dirname(part.target), os.O_RDONLY | os.O_DIRECTORY)
-            self._mount.sync(folder)
-            self._mount.close_file(folder)
+            self._sync_folder(posixpath.dirname(part.target))
             meta = _meta(part.key, self._mount.stat_file(part.fd))
             self._mount.close_file(part.fd)
             return meta
@@ -324,23 +325,64 @@ class CephFiles:
         with suppress(OSError):
             self._mount.remove(part.path)
 
-    def make_folder(self, key: str) -> ObjectMeta:
+    def _sync_folder(self, path: bytes) -> None:
+        folder = self._mount.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._mount.sync(folder)
+        finally:
+            self._mount.close_file(folder)
+
+    def _apply(self, key: str, path: bytes, attributes: Attributes) -> None:
+        if attributes.mode is not None:
+            permissions = permissions_in(attributes.mode, f"{self.location}: {key!r}")
+            attributes = attributes._replace(mode=permissions)
+        if attributes != Attributes():  # else every call would count as a change
+            self._mount.set_attributes(path, attributes)
+
+    def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """See `AttributesStore.set_attributes`; of a link, those of what it leads to."""
+        with self._translated(key, writing=True):
+            self._apply(key, self._find(key.removesuffix("/"))[0] if key else b"/", attributes)
+
+    def rename(self, source: str, target: str) -> None:
+        """See `RenamingStore.rename`; a link is renamed, not what it leads to."""
+        with self._translated(source, writing=True):
+            old = self._place(source)
+            self._mount.stat(old)  # else it could not be told which of the two is not there
+        with self._translated(target, writing=True):
+            try:
+                self._names(target)
+            except NotFound as error:
+                raise Invalid(f"{self.location}: nothing can have the key {target!r}", path=target) from error
+            new = self._place(target)
+            if old == new:
+                return  # libcephfs 16.2 would forget the file
+            self._mount.rename(old, new)
+            for folder in {posixpath.dirname(old), posixpath.dirname(new)}:
+                self._sync_folder(folder)
+
+    def _place(self, key: str) -> bytes:
+        """The path of a name; if that itself is a link, it is not followed."""
+        names = self._names(key)
+        return self._find_folder(key.rpartition("/")[0]).rstrip(b"/") + b"/" + names[-1]
+
+    def make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
         """Make the folder of a key that ends in a slash."""
         try:
             names = self._names(key[:-1])
         except NotFound as error:
             raise Invalid(f"{self.location}: no folder can have the key {key!r}", path=key) from error
         with self._translated(key, writing=True):
-            return _meta(key, self._mount.stat(self._make_folders(names, key)))
+            path = self._make_folders(names, key)
+            self._apply(key, path, attributes)
+            return _meta(key, self._mount.stat(path))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3."""
         with self._translated(key, writing=True):
             try:
                 # A link itself goes, not the file that it leads to.
-                names = self._names(key.removesuffix("/"))
-                above = self._find_folder("/".join(key.removesuffix("/").split("/")[:-1]))
-                path = above.rstrip(b"/") + b"/" + names[-1]
+                path = self._place(key.removesuffix("/"))
                 if key.endswith("/"):
                     self._mount.remove_folder(path)
                 else:
@@ -367,6 +409,11 @@ class CephFiles:
             raise kind_of(error.errno, writing=writing)(
                 f"{self.location}: {key!r}: {(error.strerror or 'failed').lower()}", path=key
             ) from error
+
+
+def _not_a_folder() -> OSError:
+    """As the system says it: to who reads, a key is not there; to who writes, a file stands in the way."""
+    return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 def _meta(key: str, found: Found) -> ObjectMeta:

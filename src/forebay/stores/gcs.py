@@ -17,7 +17,8 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -38,7 +39,7 @@ from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import answer_in, from_obstore
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 from forebay.units import GIB, KIB
 
 REWRITE_BYTES_MAX = GIB  # of one call of a copy, so that it ends before its silence is taken for a failure
@@ -185,32 +186,50 @@ class GcsStore:
     # ------------------------------------------------------------------ writing
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`."""
-        query = [("uploadType", "multipart"), _FIELDS]
-        if if_absent or if_version is not None:
-            query.append(("ifGenerationMatch", "0" if if_absent else str(if_version)))
+        query = (("uploadType", "multipart"), _FIELDS, *_conditions(if_version, if_absent))
         write = Write(self._http.calls, self.location, Request("GET", key, (_MARKED_FIELDS,)), self._mark_in)
         parts = (key, data, write.mark)
         is_large = len(data) > _HASH_IN_THREAD_BYTES
         content_type, body = await asyncio.to_thread(_multipart, *parts) if is_large else _multipart(*parts)
         headers = (("Content-Type", content_type),)
-        request = Request("POST", key, tuple(query), headers, body, url=self._http.upload_url())
-        try:
+        request = Request("POST", key, query, headers, body, url=self._http.upload_url())
+        with self._conditional(key, if_absent):
             return self._meta(self._http.parse(await write.send(request), key))
-        except StaleVersion:
-            if if_absent:
-                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
-            raise
 
     def _mark_in(self, answer: Response) -> str | None:
         metadata = self._http.parse(answer, None).get("metadata")
         return metadata.get(_MARK) if isinstance(metadata, dict) else None
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """See `Store.put_stream`."""
-        return self._meta(await Upload(self._http, key).run(chunks))
+        with self._conditional(key, if_absent):
+            return self._meta(await Upload(self._http, key, _conditions(if_version, if_absent)).run(chunks))
+
+    @contextmanager
+    def _conditional(self, key: str, if_absent: bool) -> Iterator[None]:
+        try:
+            yield
+        except StaleVersion:
+            if if_absent:
+                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
+            raise
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
@@ -294,6 +313,12 @@ class GcsStore:
             retry_config=retry_config(http.calls.deadline_s),
             credential_provider=None if is_anonymous else http.tokens.for_obstore,  # type: ignore[arg-type]
         )
+
+
+def _conditions(if_version: str | None, if_absent: bool) -> tuple[tuple[str, str], ...]:
+    if not if_absent and if_version is None:
+        return ()
+    return (("ifGenerationMatch", "0" if if_absent else str(if_version)),)
 
 
 def _multipart(key: str, data: Buffer, mark: str) -> tuple[str, bytes]:

@@ -27,9 +27,11 @@ _KEPT = re.compile(r"bytes=0-(\d+)")
 class Upload:
     """One resumable upload; `run` it once."""
 
-    def __init__(self, http: GcsHttp, key: str) -> None:
+    def __init__(self, http: GcsHttp, key: str, conditions: tuple[tuple[str, str], ...] = ()) -> None:
+        """`conditions` are parameters of the query by which the object is made."""
         self._http = http
         self._key = key
+        self._conditions = conditions
         self._session = ""
         self._kept = 0  # bytes that the store has
         self._part = bytearray()  # what follows them
@@ -37,7 +39,7 @@ class Upload:
 
     async def run(self, chunks: AsyncIterator[Buffer]) -> dict[str, Any]:
         """Upload everything; what the store says of the new object.  Raises what `chunks` or the store raises."""
-        query = (("uploadType", "resumable"), ("name", self._key))
+        query = (("uploadType", "resumable"), ("name", self._key), *self._conditions)
         begin = Request("POST", self._key, query, (("Content-Type", "application/json"),), url=self._http.upload_url())
         began = await self._http.calls.call(begin)
         self._session = self._http.session_url(began.headers.get("Location", ""))

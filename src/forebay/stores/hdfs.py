@@ -43,8 +43,10 @@ from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.hdfs_calls import Calls, connect, reach
 from forebay.stores.hdfs_listing import Folder, in_key_order, is_after, statuses
 from forebay.stores.hdfs_options import HdfsOptions, Place
+from forebay.stores.posix import permissions_in
+from forebay.stores.rename_errors import why_not_renamed
 from forebay.stores.urls import refuse_credentials
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta, Posix
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta, Posix
 from forebay.units import MIB
 
 PAGE_KEYS = 1_000  # a batch of HDFS, dfs.ls.limit
@@ -89,7 +91,9 @@ class HdfsStore:
         self._place = place
         self._root = f"/{folder}" if folder else ""
         self.location = f"hdfs://{place.authority}{self._root}"
-        self.capabilities = Capabilities(conditional_get=False, folders=True)
+        self.capabilities = Capabilities(
+            conditional_get=False, folders=True, renames=True, attributes=True, listed_attributes=True
+        )
         self._page_keys = page_keys
         self._claimed = None if options.is_kerberos else hdfs_environment.claim_user(options.user)
         self._user = self._claimed or (options.principal or "").partition("@")[0].partition("/")[0]
@@ -136,20 +140,34 @@ class HdfsStore:
             yield ListPage(objects, [] if recursive else list(folders), folders)
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
-        if if_version is not None:
-            raise Unsupported(f"{self.location}: HDFS cannot replace a file only if it is unchanged", path=key)
 
         async def once() -> AsyncIterator[Buffer]:
             yield data
 
-        return await self._put(key, once(), if_absent=if_absent)
+        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
-        """See `Store.put_stream`."""
-        return await self._put(key, chunks, if_absent=False)
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
+        """See `Store.put_stream`; conditions as for `put`."""
+        if if_version is not None:
+            raise Unsupported(f"{self.location}: HDFS cannot replace a file only if it is unchanged", path=key)
+        return await self._put(key, chunks, attributes or Attributes(), if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3, but never the URL's own."""
@@ -160,7 +178,15 @@ class HdfsStore:
         if source.endswith("/") or target.endswith("/"):
             raise Invalid(f"{self.location}: folders are not copied", path=source)
         meta = await self.head(source)
-        return await self._put(target, self._whole(meta), if_absent=False)
+        return await self._put(target, self._whole(meta), Attributes(), if_absent=False)
+
+    async def rename(self, source: str, target: str) -> None:
+        """See `RenamingStore.rename`."""
+        await self._calls.run(self._rename, source, target)
+
+    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """See `AttributesStore.set_attributes`; HDFS keeps owners by name, and times in milliseconds."""
+        await self._calls.run(self._set_attributes, key, attributes)
 
     async def _whole(self, meta: ObjectMeta) -> AsyncIterator[Buffer]:
         if meta.size:
@@ -304,18 +330,20 @@ class HdfsStore:
 
     # ------------------------------------------------------------------ writing
 
-    async def _put(self, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:
+    async def _put(
+        self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
+    ) -> ObjectMeta:
         if key.endswith("/"):
             async for chunk in chunks:
                 if len(chunk):
                     raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
-            return await self._calls.run(self._make_folder, key)
+            return await self._calls.run(self._make_folder, key, attributes)
         part, writer = await self._calls.run(self._begin, key)
         try:
             async for chunk in chunks:
                 for piece in _pieces(chunk):
                     await self._calls.run(self._write, key, writer, piece)
-            return await self._calls.run(self._publish, key, (part, writer), if_absent)
+            return await self._calls.run(self._publish, key, (part, writer), attributes, if_absent)
         except BaseException:  # cancellations too
             await asyncio.wait({asyncio.ensure_future(self._discard(key, part))}, timeout=_DISCARD_WITHIN_S)
             raise
@@ -338,11 +366,17 @@ class HdfsStore:
             writer.write(piece)
 
     def _publish(
-        self, client: hdfs_native.Client, key: str, written: tuple[str, hdfs_native.FileWriter], if_absent: bool
+        self,
+        client: hdfs_native.Client,
+        key: str,
+        written: tuple[str, hdfs_native.FileWriter],
+        attributes: Attributes,
+        if_absent: bool,
     ) -> ObjectMeta:
         part, writer = written
         with self._translated(key, writing=True):
             writer.close()
+            self._apply(client, key, part, attributes)
             status = client.get_file_info(part)  # as it will be: a file that is renamed keeps its times
             client.rename(part, self._path(key), overwrite=not if_absent)
             return self._meta(key, status)
@@ -351,11 +385,50 @@ class HdfsStore:
         with self._translated(key, writing=True):
             client.delete(part)
 
-    def _make_folder(self, client: hdfs_native.Client, key: str) -> ObjectMeta:
+    def _make_folder(self, client: hdfs_native.Client, key: str, attributes: Attributes) -> ObjectMeta:
         path = self._writable_path(key[:-1])
         with self._translated(key, writing=True):
             client.mkdirs(path, _FOLDER_MODE, create_parent=True)
+            self._apply(client, key, path, attributes)
             return self._meta(key, client.get_file_info(path))
+
+    def _set_attributes(self, client: hdfs_native.Client, key: str, attributes: Attributes) -> None:
+        with self._translated(key, writing=True):
+            self._apply(client, key, self._path(key.removesuffix("/")) if key else self._root or "/", attributes)
+
+    def _apply(self, client: hdfs_native.Client, key: str, path: str, attributes: Attributes) -> None:
+        mode, uid, gid, mtime_ns = attributes
+        what = f"{self.location}: {key!r}"
+        if mode is not None:
+            client.set_permission(path, permissions_in(mode, what) & _MODE_BITS)
+        if uid is not None or gid is not None:
+            client.set_owner(path, *_names(uid, gid, self._user, what))
+        if mtime_ns is not None and mtime_ns < 0:
+            raise Unsupported(f"{what}: HDFS keeps no times before 1970")
+        if mtime_ns is not None:
+            accessed = client.get_file_info(path).access_time
+            client.set_times(path, mtime_ns // 1_000_000, accessed)
+
+    def _rename(self, client: hdfs_native.Client, source: str, target: str) -> None:
+        new = self._writable_path(target)
+        found = self._stat(client, source)
+        if source == target:
+            return  # as rename(2); HDFS would refuse it
+        try:
+            with self._translated(target, writing=True):
+                client.rename(self._path(source), new, overwrite=True)
+        except FsError as error:
+            raise self._why_not_renamed(client, source, found, target) or error from None
+
+    def _why_not_renamed(
+        self, client: hdfs_native.Client, source: str, moved: ObjectMeta | FolderMeta, target: str
+    ) -> FsError | None:
+        try:
+            there = self._stat(client, target)
+            has_entries = isinstance(there, FolderMeta) and any(self._named(client, target + "/"))
+        except FsError:
+            there, has_entries = None, False
+        return why_not_renamed(self.location, (source, moved), (target, there), has_entries=has_entries)
 
     def _delete(self, client: hdfs_native.Client, key: str) -> None:
         try:
@@ -402,6 +475,16 @@ def _posix(mode: int, owner: str, group: str, user: str) -> Posix:
     """Numbers of this machine for the names of HDFS; what `user` owns, this process owns."""
     uid = os.geteuid() if owner == user else _number(lambda: pwd.getpwnam(owner).pw_uid)
     return Posix(mode, uid, _number(lambda: grp.getgrnam(group).gr_gid), owner, group)
+
+
+def _names(uid: int | None, gid: int | None, user: str, what: str) -> tuple[str | None, str | None]:
+    """The names in HDFS of an owner and a group, the other way round than `_posix`."""
+    try:
+        owner = None if uid is None else user if uid == os.geteuid() else pwd.getpwuid(uid).pw_name
+        return owner, None if gid is None else grp.getgrgid(gid).gr_name
+    except KeyError:
+        message = f"{what}: HDFS keeps owners by name, and this machine has none for user {uid} or group {gid}"
+        raise Unsupported(message) from None
 
 
 def _number(find: Callable[[], int]) -> int:

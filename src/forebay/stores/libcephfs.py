@@ -18,12 +18,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from forebay.errors import Unsupported
-from forebay.types import Buffer
+from forebay.types import Attributes, Buffer
 from forebay.units import MIB
 
 SONAME = "libcephfs.so.2"  # of every Ceph since Luminous (12, 2017)
 _ALL_STATS = 0x1FFF  # CEPH_STATX_ALL_STATS, cephfs/ceph_ll_client.h
-_SETATTR_MTIME = 8  # CEPH_SETATTR_MTIME, cephfs/libcephfs.h
+_SETATTR = {"mode": 1, "uid": 2, "gid": 4, "mtime": 8}  # CEPH_SETATTR_MODE and so on, cephfs/libcephfs.h
 _NOFOLLOW = 0x100  # AT_SYMLINK_NOFOLLOW, fcntl.h
 _NAME_AT, _DIRENT_BYTES = 19, 280  # struct dirent of Linux with 64-bit offsets: 8 + 8 + 2 + 1, then a name of 256
 _LINK_BYTES = 4_096  # PATH_MAX
@@ -228,10 +228,14 @@ class CephMount:
         """See symlink(2)."""
         self._check(self._lib.ceph_symlink(self._handle, target, path))
 
-    def set_mtime(self, path: bytes, mtime_ns: int) -> None:
-        """Set a file's time of modification, nanoseconds since 1970 UTC."""
-        wanted = _Statx(mtime=_Time(*divmod(mtime_ns, 1_000_000_000)))
-        self._check(self._lib.ceph_setattrx(self._handle, path, byref(wanted), _SETATTR_MTIME, 0))
+    def set_attributes(self, path: bytes, attributes: Attributes) -> None:
+        """Change what is not None of a file or folder, all at once; links are followed."""
+        mode, uid, gid, mtime_ns = attributes
+        mtime = None if mtime_ns is None else _Time(*divmod(mtime_ns, 1_000_000_000))
+        given = {"mode": mode, "uid": uid, "gid": gid, "mtime": mtime}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        mask = sum(_SETATTR[name] for name in wanted)
+        self._check(self._lib.ceph_setattrx(self._handle, path, byref(_Statx(**wanted)), mask, 0))
 
     def _check(self, answer: int) -> int:
         if answer < 0:

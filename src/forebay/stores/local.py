@@ -34,10 +34,11 @@ from forebay.errors import (
     Unavailable,
     Unsupported,
 )
+from forebay.stores import posix
 from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.posix import HIDDEN, kind_of, posix_of
 from forebay.stores.urls import refuse_options
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 
 PAGE_KEYS = 1_000
 THREADS = 8
@@ -71,7 +72,9 @@ class LocalStore:
         self._root = os.path.realpath(folder)
         self._shown = str(folder)
         self.location = f"file://{self._root}"
-        self.capabilities = Capabilities(conditional_put=False, undecodable_keys=True, folders=True)
+        self.capabilities = Capabilities(
+            undecodable_keys=True, folders=True, renames=True, attributes=True, listed_attributes=True
+        )
         self._page_keys = page_keys
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="local-store")
 
@@ -112,24 +115,46 @@ class LocalStore:
             yield ListPage(objects, [] if recursive else list(folders), folders)
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
-        if if_version is not None:
-            raise Unsupported(f"{self.location}: a folder cannot replace a file only if it is unchanged", path=key)
 
         async def once() -> AsyncIterator[Buffer]:
             yield data
 
-        return await self._put(key, once(), if_absent=if_absent)
+        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
-        """See `Store.put_stream`."""
-        return await self._put(key, chunks, if_absent=False)
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
+        """See `Store.put_stream`; conditions as for `put`."""
+        if if_version is not None:
+            raise Unsupported(f"{self.location}: a folder cannot replace a file only if it is unchanged", path=key)
+        return await self._put(key, chunks, attributes or Attributes(), if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3."""
         await self._run(self._delete, key)
+
+    async def rename(self, source: str, target: str) -> None:
+        """See `RenamingStore.rename`; a link is renamed, not what it leads to."""
+        await self._run(self._rename, source, target)
+
+    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """See `AttributesStore.set_attributes`; of a link, those of what it leads to."""
+        await self._run(self._set_attributes, key, attributes)
 
     async def copy(self, source: str, target: str) -> ObjectMeta:
         """See `Store.copy`."""
@@ -176,6 +201,12 @@ class LocalStore:
         if not self._is_inside(path):
             raise Denied(f"{self.location}: {key!r} leads out of the folder by a link", path=key)
         return path
+
+    def _place(self, key: str) -> str:
+        """As `_path`, but if the name itself is a link, it is not followed."""
+        self._path(key)  # which refuses those that lead out
+        folder, _, name = key.rpartition("/")
+        return f"{self._path(folder) if folder else self._root}/{name}"
 
     def _is_inside(self, path: str) -> bool:
         return self._root == "/" or path == self._root or path.startswith(self._root + "/")
@@ -283,18 +314,20 @@ class LocalStore:
 
     # ------------------------------------------------------------------ writing
 
-    async def _put(self, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:
+    async def _put(
+        self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
+    ) -> ObjectMeta:
         if key.endswith("/"):
             async for chunk in chunks:
                 if len(chunk):
                     raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
-            return await self._run(self._make_folder, key)
+            return await self._run(self._make_folder, key, attributes)
         target, part, fd = await self._run(self._begin, key)
         try:
             try:
                 async for chunk in chunks:
                     await self._run(self._write, key, fd, chunk)
-                return await self._run(self._publish, key, fd, (part, target), if_absent)
+                return await self._run(self._publish, key, fd, (part, target), attributes, if_absent)
             finally:
                 os.close(fd)
         except BaseException:  # cancellations too
@@ -335,9 +368,12 @@ class LocalStore:
             while len(view):
                 view = view[os.write(fd, view) :]
 
-    def _publish(self, key: str, fd: int, paths: tuple[str, str], if_absent: bool) -> ObjectMeta:
+    def _publish(
+        self, key: str, fd: int, paths: tuple[str, str], attributes: Attributes, if_absent: bool
+    ) -> ObjectMeta:
         part, target = paths
         with self._translated(key, writing=True):
+            posix.set_attributes(fd, attributes, f"{self.location}: {key!r}")
             os.fsync(fd)
             if if_absent:
                 os.link(part, target)  # unlike rename(2), it refuses a name that is taken
@@ -347,26 +383,44 @@ class LocalStore:
             _sync_folder(os.path.dirname(target))
             return _meta(key, os.fstat(fd))
 
-    def _make_folder(self, key: str) -> ObjectMeta:
+    def _make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
         with self._translated(key, writing=True):
             try:
                 path = self._path(key[:-1])
             except NotFound as error:
                 raise Invalid(f"{self.location}: no folder can have the key {key!r}", path=key) from error
             os.makedirs(path, exist_ok=True)
+            posix.set_attributes(path, attributes, f"{self.location}: {key!r}")
             return _meta(key, os.stat(path))
+
+    def _set_attributes(self, key: str, attributes: Attributes) -> None:
+        with self._translated(key, writing=True):
+            path = self._path(key.removesuffix("/")) if key else self._root
+            posix.set_attributes(path, attributes, f"{self.location}: {key!r}")
+
+    def _rename(self, source: str, target: str) -> None:
+        with self._translated(source, writing=True):
+            old = self._place(source)
+            os.lstat(old)  # else it could not be told which of the two is not there
+        with self._translated(target, writing=True):
+            try:
+                new = self._place(target)
+            except NotFound as error:
+                raise Invalid(f"{self.location}: nothing can have the key {target!r}", path=target) from error
+            os.rename(old, new)
+            for folder in {os.path.dirname(old), os.path.dirname(new)}:
+                _sync_folder(folder)
 
     def _delete(self, key: str) -> None:
         with self._translated(key, writing=True):
             try:
                 # The link itself goes, not the file that it leads to.
-                path = self._root if "/" not in key.rstrip("/") else self._path(key.rstrip("/").rpartition("/")[0])
-                self._path(key.removesuffix("/"))
-                name = key.rstrip("/").rpartition("/")[2]
+                place = self._place(key.removesuffix("/"))
                 if key.endswith("/"):
-                    os.rmdir(f"{path}/{name}")
+                    os.rmdir(place)
                 else:
-                    os.unlink(f"{path}/{name}")
+                    os.unlink(place)
+                path = os.path.dirname(place)
                 while path != self._root:
                     os.rmdir(path)
                     path = os.path.dirname(path)
@@ -387,7 +441,7 @@ class LocalStore:
                 with os.fdopen(out, "wb") as writer, self._translated(target, writing=True):
                     shutil.copyfileobj(reader, writer, 1 << 20)
                     writer.flush()
-                    return self._publish(target, writer.fileno(), (part, place), if_absent=False)
+                    return self._publish(target, writer.fileno(), (part, place), Attributes(), if_absent=False)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(part)

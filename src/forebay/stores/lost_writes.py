@@ -42,12 +42,12 @@ class Write:
         """
         self._until = asyncio.get_running_loop().time() + self._calls.deadline_s
         try:
-            return await self._calls.call(replace(request, check=self._find), expect=expect, until=self._until)
+            return await self._calls.call(replace(request, check=self._find_lost), expect=expect, until=self._until)
         except FsError as error:
             if not self._is_lost:
                 raise
             with suppress(FsError):  # what failed first says more
-                if (found := await self._find()) is not None:
+                if (found := await self._find_lost()) is not None:
                     return found  # it was under way still when it was looked for
             if isinstance(error, StaleVersion | AlreadyExists):
                 message = (
@@ -57,8 +57,12 @@ class Write:
                 raise Unavailable(message, path=request.key) from None
             raise
 
-    async def _find(self) -> Response | None:
+    async def _find_lost(self) -> Response | None:
         self._is_lost = True
+        return await self.find()
+
+    async def find(self) -> Response | None:
+        """Look for what was made; None if it is not there, or not any more."""
         try:
             found = await self._calls.call(self._look, until=self._until)
         except NotFound:

@@ -15,9 +15,9 @@ import xxhash
 from forebay.clock import Clock, SystemClock
 from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Corrupt, Invalid, NotFound, StaleVersion
-from forebay.stores.base import Capabilities, ListPage, Opened
+from forebay.stores.base import PART_BYTES_MIN, Capabilities, ListPage, Opened, check_number, check_span
 from forebay.stores.urls import folder_prefix, refuse_options
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 
 PAGE_KEYS = 1_000  # entries in one answer of a listing, as on S3
 
@@ -39,11 +39,21 @@ class _Object(NamedTuple):
 class MemoryStore:
     """See the module and `forebay.stores.base.Store`."""
 
-    def __init__(self, name: str, *, page_keys: int = PAGE_KEYS, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        page_keys: int = PAGE_KEYS,
+        part_bytes_min: int = PART_BYTES_MIN,
+        clock: Clock | None = None,
+    ) -> None:
         self.location = f"mem://{name}"
-        self.capabilities = Capabilities(conditional_put=True, undecodable_keys=True, any_prefix=True)
+        self.capabilities = Capabilities(
+            conditional_put=True, undecodable_keys=True, any_prefix=True, parts=True, copy_parts=True
+        )
         self.requests: Counter[str] = Counter()  # by method; one for each page of a listing
         self.closed = False
+        self.part_bytes_min = part_bytes_min
         self._page_keys = page_keys
         self._clock = clock or SystemClock()
         self._objects: dict[str, _Object] = {}
@@ -118,27 +128,47 @@ class MemoryStore:
         return page, None
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`."""
         await self._request("put")
-        known = self._objects.get(key)
-        if if_absent and known is not None:
-            raise AlreadyExists(f"{self.location} has an object {key!r} already", path=key)
-        if if_version is not None and (known is None or known.meta.version != if_version):
-            raise StaleVersion(f"{key!r} has changed in {self.location}", path=key)
-        return self._keep(key, bytes(memoryview(data)))
+        return self.keep(key, bytes(memoryview(data)), if_version, if_absent)
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """See `Store.put_stream`."""
         await self._request("put_stream")
         whole = bytearray()
         async for chunk in chunks:
             whole += memoryview(chunk)
-        return self._keep(key, bytes(whole))
+        return self.keep(key, bytes(whole), if_version, if_absent)
 
-    def _keep(self, key: str, data: bytes) -> ObjectMeta:
-        if key not in self._objects:
+    async def upload(self, key: str, *, attributes: Attributes | None = None) -> "MemoryUpload":
+        """See `PartsStore.upload`."""
+        await self._request("upload")
+        return MemoryUpload(self, key)
+
+    def keep(self, key: str, data: bytes, if_version: str | None = None, if_absent: bool = False) -> ObjectMeta:
+        """Make an object at once; raises what `Store.put` raises."""
+        known = self._objects.get(key)
+        if if_absent and known is not None:
+            raise AlreadyExists(f"{self.location} has an object {key!r} already", path=key)
+        if if_version is not None and (known is None or known.meta.version != if_version):
+            raise StaleVersion(f"{key!r} has changed in {self.location}", path=key)
+        if known is None:
             insort(self._order, _raw(key))
         self._puts += 1
         # The count makes versions unique here, the hash makes them so across processes: cached bytes outlive this one.
@@ -156,11 +186,59 @@ class MemoryStore:
     async def copy(self, source: str, target: str) -> ObjectMeta:
         """See `Store.copy`."""
         await self._request("copy")
-        return self._keep(target, self._find(source).data)
+        return self.keep(target, self._find(source).data)
 
     async def close(self) -> None:
         """See `Store.close`; the objects stay."""
         self.closed = True
+
+
+class MemoryUpload:
+    """See `forebay.stores.base.Upload`."""
+
+    def __init__(self, store: MemoryStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._parts: dict[int, bytes] | None = {}  # None: it has ended
+
+    def __repr__(self) -> str:
+        return f"<MemoryUpload of {self._key!r} to {self._store.location}>"
+
+    async def send(self, number: int, data: Buffer) -> None:
+        """See `Upload.send`."""
+        check_number(self._key, number)
+        self._store.requests["upload.send"] += 1
+        await asyncio.sleep(0)
+        self._open()[number] = bytes(memoryview(data))
+
+    async def copy(self, number: int, source: str, span: ByteRange, version: str) -> None:
+        """See `Upload.copy`."""
+        check_number(self._key, number)
+        check_span(source, span)
+        part = await self._store.get(source, span, version=version)
+        self._open()[number] = bytes(memoryview(part))
+
+    async def complete(self, *, if_version: str | None = None, if_absent: bool = False) -> ObjectMeta:
+        """See `Upload.complete`."""
+        self._store.requests["upload.complete"] += 1
+        await asyncio.sleep(0)
+        parts = [part for _, part in sorted(self._open().items())]
+        if any(len(part) < self._store.part_bytes_min for part in parts[:-1]):
+            raise Invalid(f"{self._store.location}: {self._key!r}: a part but the last is too small", path=self._key)
+        made = self._store.keep(self._key, b"".join(parts), if_version, if_absent)
+        self._parts = None
+        return made
+
+    async def abort(self) -> None:
+        """See `Upload.abort`."""
+        self._store.requests["upload.abort"] += 1
+        await asyncio.sleep(0)
+        self._parts = None
+
+    def _open(self) -> dict[int, bytes]:
+        if self._parts is None:
+            raise Invalid(f"{self._store.location}: {self._key!r}: this upload has ended", path=self._key)
+        return self._parts
 
 
 def _cut(found: _Object, span: ByteRange) -> memoryview:

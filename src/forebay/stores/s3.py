@@ -11,32 +11,30 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 import obstore.store
 
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, StaleVersion, Unsupported
-from forebay.stores import s3_errors, s3_listing, s3_options
+from forebay.errors import Corrupt, FsError, Invalid, Unsupported
+from forebay.stores import s3_attributes, s3_errors, s3_listing, s3_options
 from forebay.stores.base import Capabilities, ListPage, Opened
-from forebay.stores.http_calls import Request
+from forebay.stores.http_calls import Request, Response
 from forebay.stores.http_reads import HttpReads, size_in
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, retry_config
 from forebay.stores.s3_http import S3Http, marked
-from forebay.stores.s3_listing import version_of
+from forebay.stores.s3_listing import is_etag, version_of
 from forebay.stores.s3_options import S3Options
 from forebay.stores.s3_upload import Upload
 from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import from_obstore
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 from forebay.units import GIB
 
 COPY_BYTES_MAX = 5 * GIB  # of one CopyObject
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # wider than Amazon's rule: other servers take more
-_UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
 
 
 def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Settings) -> Opened:
@@ -56,11 +54,16 @@ class S3Store:
 
     def __init__(self, bucket: str, options: S3Options, *, deadline_s: float) -> None:
         self.location = f"s3://{bucket}" + (f"@{options.endpoint}" if options.endpoint else "")
-        amazon = options.endpoint is None
-        conditional_put = amazon if options.conditional_put is None else options.conditional_put
-        self.capabilities = Capabilities(conditional_put=conditional_put, any_prefix=True)
         self._options = options
         self._http = S3Http(bucket, options, self.location, deadline_s=deadline_s)
+        self.capabilities = Capabilities(
+            conditional_put=self._http.conditional_put,
+            any_prefix=True,
+            parts=True,
+            copy_parts=True,
+            attributes=options.attributes,
+            links=options.attributes,
+        )
         self._client: obstore.store.S3Store | None = None
         self._client_region = ""
         self._connecting = asyncio.Lock()
@@ -85,6 +88,8 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectMeta:
         """See `Store.head`."""
+        if self.capabilities.attributes:  # obstore does not tell metadata
+            return await self._head_ourselves(key, None)
         return await self._reads.either(key, lambda: self._head(key), lambda until: self._head_ourselves(key, until))
 
     async def _head(self, key: str) -> ObjectMeta:
@@ -107,13 +112,14 @@ class S3Store:
 
     def read_request(self, key: str, version: str | None) -> Request:
         """See `http_reads.Service`."""
-        pinned = version is not None and not _UNTAGGED.fullmatch(version)
+        pinned = version is not None and is_etag(version)
         return Request("GET", key, headers=(("If-Match", f'"{version}"'),) if pinned else ())
 
     def meta_in(self, key: str, headers: Mapping[str, str]) -> ObjectMeta:
         """See `http_reads.Service`."""
         size, mtime_ns = size_in(key, headers), header_time_ns(headers.get("Last-Modified"))
-        return ObjectMeta(key, size, mtime_ns, version_of(headers.get("ETag"), size, mtime_ns))
+        meta = ObjectMeta(key, size, mtime_ns, version_of(headers.get("ETag"), size, mtime_ns))
+        return s3_attributes.told(meta, headers) if self.capabilities.attributes else meta
 
     # ------------------------------------------------------------------ listing
 
@@ -138,32 +144,42 @@ class S3Store:
     # ------------------------------------------------------------------ writing
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`."""
-        headers: list[tuple[str, str]] = []
-        if if_absent:
-            headers.append(("If-None-Match", "*"))
-        if if_version is not None:
-            headers.append(("If-Match", f'"{if_version}"'))
-        if headers and not self.capabilities.conditional_put:
-            raise Unsupported(
-                f"{self.location}: conditional writes are not known to work there; "
-                "if they do, mount with --option s3.conditionalPut=true",
-                path=key,
-            )
         write = self._http.write(key)
-        try:
-            answer = await write.send(Request("PUT", key, headers=(*marked(write), *headers), body=data))
-        except StaleVersion:
-            if if_absent:
-                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
-            raise
-        return await self._written(key, len(data), answer.headers.get("ETag"))
+        request = Request("PUT", key, headers=(*marked(write), *self._headers_of(key, attributes)), body=data)
+        answer = await self._http.send_if(write, request, if_version, if_absent)
+        return await self.written(key, len(data), answer.headers.get("ETag", ""))
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """See `Store.put_stream`."""
-        return await self._written(key, None, await Upload(self._http, key).run(chunks))
+        return await (await self.upload(key, attributes=attributes)).run(chunks, if_version, if_absent)
+
+    async def upload(self, key: str, *, attributes: Attributes | None = None) -> Upload:
+        """See `PartsStore.upload`."""
+        upload = Upload(self, self._http, key)
+        await upload.begin(self._headers_of(key, attributes))
+        return upload
+
+    def _headers_of(self, key: str, attributes: Attributes | None) -> tuple[tuple[str, str], ...]:
+        if attributes is None or not self.capabilities.attributes:
+            return ()
+        return s3_attributes.headers_of(key, attributes)
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
@@ -174,19 +190,43 @@ class S3Store:
         meta = await self.head(source)
         if meta.size > COPY_BYTES_MAX:
             raise Unsupported(f"{source!r} is larger than S3 copies at once (5 GiB); read and write it", path=source)
-        place = quote(f"/{self._http.bucket}/{source}", safe="/~", errors="surrogateescape")
-        headers = [("x-amz-copy-source", place)]
-        if not _UNTAGGED.fullmatch(meta.version):
-            headers.append(("x-amz-copy-source-if-match", f'"{meta.version}"'))
-        answer = await self._http.calls.call(Request("PUT", target, headers=tuple(headers)))
-        said = s3_errors.read_answer(500, answer.body)
-        if said.code:  # as with uploads, a failure may come as a 200
-            raise s3_errors.refused(said, self.location, target)
+        answer = await self._http.calls.call(
+            Request("PUT", target, headers=self._http.copy_source(source, meta.version))
+        )
+        self._check_copied(answer, target)
         return await self.head(target)
 
-    async def _written(self, key: str, size: int | None, etag: str | None) -> ObjectMeta:
+    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """See `AttributesStore.set_attributes`: the object is copied onto itself, for metadata cannot be changed.
+
+        Tags stay, an access list (ACL) of its own does not.  The version of an object that was uploaded in parts is
+        another one afterwards.  Where writes have no conditions, a change by others in that moment is lost.
+
+        Raises:
+            StaleVersion: others have changed the object meanwhile.
+        """
+        if not self.capabilities.attributes:
+            raise Unsupported(f"{self.location}: attributes are kept with --option s3.attributes=true", path=key)
+        headers = (await self._http.calls.call(Request("HEAD", key))).headers
+        meta = self.meta_in(key, headers)
+        if meta.size > COPY_BYTES_MAX:
+            raise Unsupported(f"{key!r} is larger than S3 copies at once (5 GiB)", path=key)
+        write = self._http.write(key)
+        replacing = dict(s3_attributes.replacing(key, headers, attributes)) | dict(marked(write))
+        copying = (("x-amz-metadata-directive", "REPLACE"), *self._http.copy_source(key, meta.version))
+        request = Request("PUT", key, headers=(*copying, *replacing.items()))
+        condition = meta.version if self.capabilities.conditional_put and is_etag(meta.version) else None
+        self._check_copied(await self._http.send_if(write, request, condition, if_absent=False), key)
+
+    def _check_copied(self, answer: Response, key: str) -> None:
+        said = s3_errors.read_answer(500, answer.body)
+        if said.code:  # as with uploads, a failure may come as a 200
+            raise s3_errors.refused(said, self.location, key)
+
+    async def written(self, key: str, size: int, etag: str) -> ObjectMeta:
+        """See `s3_upload.Service`."""
         meta = await self.head(key)  # size, time and version as every later question will be answered
-        if etag and meta.version != version_of(etag, meta.size, meta.mtime_ns) and size is not None:
+        if etag and meta.version != version_of(etag, size, meta.mtime_ns):
             return ObjectMeta(key, size, meta.mtime_ns, version_of(etag, size, meta.mtime_ns))  # overwritten since
         return meta
 
@@ -218,7 +258,7 @@ class S3Store:
 
     def conditions(self, version: str) -> dict[str, Any]:
         """See `Service.conditions`."""
-        return {} if _UNTAGGED.fullmatch(version) else {"if_match": f'"{version}"'}
+        return {"if_match": f'"{version}"'} if is_etag(version) else {}
 
     def translate(self, error: Exception, key: str) -> FsError:
         """See `Service.translate`."""

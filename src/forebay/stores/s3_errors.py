@@ -95,8 +95,10 @@ def refused(answer: Answer, location: str, key: str | None = None) -> FsError:
         return NotFound(f"{what}: no such object", path=path)
     if status == 409:
         return Unavailable(f"{what}: another change was under way at the same time ({said}); try again", path=path)
-    if status == 412:
+    if status == 412 or code == "PreconditionFailed":  # which may come as a 200, of an upload that is completed
         return StaleVersion(f"{what}: has another version by now", path=path)
+    if code == "EntityTooSmall":
+        return Invalid(f"{what}: a part but the last is smaller than the store takes ({said})", path=path)
     if status == 416:
         return OutsideObject(f"{what}: the range lies outside the object", path=path)
     if status == 429 or code in _THROTTLED:

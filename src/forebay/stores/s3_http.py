@@ -6,6 +6,7 @@ it is, percent-encoded once.
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -13,10 +14,12 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from forebay.errors import AlreadyExists, StaleVersion, Unsupported
 from forebay.stores import s3_errors
-from forebay.stores.http_calls import HttpCalls, Refusal, Request, Tls
+from forebay.stores.http_calls import HttpCalls, Refusal, Request, Response, Tls
 from forebay.stores.lost_writes import Write
 from forebay.stores.s3_credentials import CredentialSource, Keys, configured_region
+from forebay.stores.s3_listing import is_etag
 from forebay.stores.s3_options import S3Options
 from forebay.stores.wire_errors import Names
 from forebay.types import Buffer
@@ -90,6 +93,39 @@ class S3Http:
         """A write of an object; `marked` gives the headers that it needs."""
         return Write(self.calls, self.location, Request("HEAD", key), lambda answer: answer.headers.get(_MARK))
 
+    @property
+    def conditional_put(self) -> bool:
+        """Does the server honour conditions of writes?"""
+        said = self._options.conditional_put
+        return self._options.endpoint is None if said is None else said
+
+    async def send_if(self, write: Write, request: Request, if_version: str | None, if_absent: bool) -> Response:
+        """Send a write under a condition; see `Store.put` and `Write.send` for what it raises."""
+        key = request.key
+        headers = list(request.headers)
+        if if_absent:
+            headers.append(("If-None-Match", "*"))
+        if if_version is not None:
+            headers.append(("If-Match", f'"{if_version}"'))
+        if (if_absent or if_version is not None) and not self.conditional_put:
+            raise Unsupported(
+                f"{self.location}: conditional writes are not known to work there; "
+                "if they do, mount with --option s3.conditionalPut=true",
+                path=key,
+            )
+        try:
+            return await write.send(replace(request, headers=tuple(headers)))
+        except StaleVersion:
+            if if_absent:
+                raise AlreadyExists(f"{self.location}: {key!r} exists already", path=key) from None
+            raise
+
+    def copy_source(self, key: str, version: str) -> tuple[tuple[str, str], ...]:
+        """The headers of a request that has the server copy from an object of that version."""
+        place = quote(f"/{self.bucket}/{key}", safe="/~", errors="surrogateescape")
+        pinned = (("x-amz-copy-source-if-match", f'"{version}"'),) if is_etag(version) else ()
+        return (("x-amz-copy-source", place), *pinned)
+
     # ------------------------------------------------------------------ the dialect
 
     @property
@@ -106,6 +142,8 @@ class S3Http:
     async def refusal(self, request: Request, response: aiohttp.ClientResponse, said: bytes) -> Refusal:
         """See `Dialect.refusal`; a region that the answer names is signed for from then on."""
         answer = s3_errors.read_answer(response.status, said, response.headers.get("x-amz-bucket-region", ""))
+        if answer.code == "NoSuchKey" and request.method != "GET" and "If-Match" in dict(request.headers):
+            answer = answer._replace(status=412)  # it has gone, whose version was the condition of a write
         is_elsewhere = s3_errors.is_wrong_region(answer)
         if is_elsewhere and not answer.region:
             answer = answer._replace(region=await self.find_region())

@@ -27,6 +27,7 @@ _CONTENTS = re.compile(
     r"(?:<Checksum[^<]*</Checksum[^<]*>\s*)*<Size>(\d+)</Size>\s*"
     r"(?:<(?!/?Contents>)[^<]*)*</Contents>\s*(?=<Contents>|\Z)"
 )
+_UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
 _make_meta = partial(tuple.__new__, ObjectMeta)  # `ObjectMeta(...)` is Python, and costs every key 0.3 us more
 
 
@@ -81,6 +82,15 @@ def _take_objects(body: bytes | bytearray) -> tuple[list[ObjectMeta], bytes | by
     times = [nanoseconds(moment) for moment in map(datetime.fromisoformat, written)]
     versions = [etag.replace("&quot;", "").removeprefix("W/").strip('"') for etag in etags]
     return list(map(_make_meta, zip(keys, map(int, sizes), times, versions, repeat(None)))), rest
+
+
+def is_etag(version: str) -> bool:
+    """Is a version one that the store knows, or was it made of size and time because there was no ETag?
+
+    >>> is_etag("d41d8cd98f00b204e9800998ecf8427e-2"), is_etag("3-1700000000")
+    (True, False)
+    """
+    return _UNTAGGED.fullmatch(version) is None
 
 
 def version_of(etag: str | None, size: int, mtime_ns: int) -> str:

@@ -31,11 +31,13 @@ _NAMES = {
     "ssl": ("connectionsslenabled", "ssl", "usessl"),
     "requester_pays": ("requesterpays", "requesterpaysenabled", "requestpayer"),
     "conditional_put": ("conditionalput",),
+    "attributes": ("attributes", "keepattributes", "posixattributes", "posix", "metadata"),
 }
 _FIELD_OF = {alias: name for name, aliases in _NAMES.items() for alias in aliases}
 _WRITTEN = (
     *("s3a.accessKeyId", "s3a.secretKey", "s3.sessionToken", "s3.endpoint", "s3.region", "s3.pathStyle"),
     *("s3.anonymous", "s3.profile", "s3.tls.verify", "s3.tls.caFile", "s3.requesterPays", "s3.conditionalPut"),
+    "s3.attributes",
 )
 _TRUE, _FALSE = ("true", "yes", "on", "1", "path", "requester"), ("false", "no", "off", "0", "virtual", "auto")
 
@@ -58,6 +60,7 @@ class S3Options:
     ca_file: Path | None = None  # more roots to trust, PEM
     requester_pays: bool = False
     conditional_put: bool | None = None  # the server honours If-Match and If-None-Match on PUT; None: only Amazon
+    attributes: bool = False  # modes, owners and times are kept as metadata of objects, as s3fs keeps them
 
 
 def parse(options: Mapping[str, str]) -> S3Options:
@@ -95,6 +98,7 @@ def parse(options: Mapping[str, str]) -> S3Options:
         ca_file=absolute_path("s3.tls.caFile", values.get("ca_file") or None),
         requester_pays=_flag("requester_pays", values.get("requester_pays"), default=False),
         conditional_put=_flag("conditional_put", values.get("conditional_put"), default=None),
+        attributes=_flag("attributes", values.get("attributes"), default=False),
     )
 
 

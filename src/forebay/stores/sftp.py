@@ -116,7 +116,7 @@ class SftpTree(Tree):
         shown = f"[{host}]" if ":" in host else host
         where = shown if port == PORT else f"{shown}:{port}"
         self.location = f"sftp://{f'{options.user}@' if options.user else ''}{where}{folder}"
-        self.capabilities = Capabilities(folders=True, undecodable_keys=True)
+        self.capabilities = Capabilities(folders=True, undecodable_keys=True, renames=True)
         self._place = Place(self.location, host, port, options.known_hosts)
         self._options = options
         self._folder = folder
@@ -262,6 +262,17 @@ class SftpTree(Tree):
                 raise Unsupported(message, path=target) from error
 
         self._ask(target, ask)
+
+    def rename(self, source: str, target: str) -> None:
+        """See `Tree.rename`."""
+
+        async def check(session: _Session) -> None:
+            for key in (source, target):
+                folder = key.rpartition("/")[0]
+                session.check_inside(key, str(await session.sftp.realpath(self._path(folder))))
+
+        self._ask(target, check)
+        self.move(source, target)
 
     def remove(self, key: str) -> None:
         """See `Tree.remove`."""

@@ -33,8 +33,9 @@ from forebay.errors import (
     Unsupported,
 )
 from forebay.stores.base import Capabilities, ListPage
+from forebay.stores.rename_errors import why_not_renamed
 from forebay.stores.threads import Threads
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 from forebay.units import MIB
 
 PAGE_KEYS = 1_000  # entries in one page of a listing, as on S3
@@ -89,6 +90,10 @@ class Tree(ABC):
 
     def move(self, source: str, target: str) -> None:
         """Rename a file; one that is at `target` is replaced."""
+        raise self.no_writes()
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename a file or folder as rename(2) does, with `Capabilities.renames`."""
         raise self.no_writes()
 
     def remove(self, key: str) -> None:
@@ -261,19 +266,33 @@ class TreeStore:
     # ------------------------------------------------------------------ writing
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`; without conditions."""
-        if if_version is not None or if_absent:
-            raise Unsupported(f"{self.location}: conditional writes are not possible there", path=key)
+        self._refuse_conditions(key, if_version, if_absent)
         if key.endswith("/"):
             if len(data):
                 raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
             return await self._in_thread(self._make_folder, key)
         return await self._in_thread(self._put, key, iter([data] if len(data) else []))
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
-        """See `Store.put_stream`; the deadline is that of each piece."""
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
+        """See `Store.put_stream`; without conditions.  The deadline is that of each piece."""
+        self._refuse_conditions(key, if_version, if_absent)
         try:
             async with asyncio.timeout(self._deadline_s) as limit:
                 source = _Source(chunks, limit, self._deadline_s)
@@ -288,11 +307,19 @@ class TreeStore:
         """See `Store.delete`; where the server can do it safely, folders that become empty go too."""
         await self._in_thread(self._delete, key)
 
+    async def rename(self, source: str, target: str) -> None:
+        """See `RenamingStore.rename`; only with `Capabilities.renames`."""
+        await self._in_thread(self._rename, source, target)
+
     async def copy(self, source: str, target: str) -> ObjectMeta:
         """See `Store.copy`; where the server cannot copy, the bytes do pass through here."""
         if source.endswith("/") or target.endswith("/"):
             raise Invalid(f"{self.location}: folders are not copied", path=source)
         return await self._in_thread(self._copy, source, target)
+
+    def _refuse_conditions(self, key: str, if_version: str | None, if_absent: bool) -> None:
+        if if_version is not None or if_absent:
+            raise Unsupported(f"{self.location}: conditional writes are not possible there", path=key)
 
     def _make_folder(self, key: str) -> ObjectMeta:
         self._tree.make_folder(self._writable(key[:-1]))
@@ -315,6 +342,30 @@ class TreeStore:
             return size
 
         return self._make(target, fill)
+
+    def _rename(self, source: str, target: str) -> None:
+        if not self.capabilities.renames:
+            raise Unsupported(f"{self.location}: the server cannot rename at once", path=source)
+        moved = self._tree.stat(self._checked(source))
+        if self._writable(target) == source:
+            return
+        try:
+            self._tree.rename(source, target)
+        except FsError as error:
+            raise self._why_not_renamed(source, moved, target) or error from None
+
+    def _why_not_renamed(self, source: str, moved: ObjectMeta | FolderMeta, target: str) -> FsError | None:
+        folder = target.rpartition("/")[0]
+        try:
+            if folder and isinstance(self._found(folder), ObjectMeta):
+                return NotADirectory(
+                    f"{self.location}: {target!r}: a file stands where a folder is needed", path=target
+                )
+            there = self._found(target)
+            has_entries = isinstance(there, FolderMeta) and any(self._tree.entries(target))
+        except FsError:
+            there, has_entries = None, False
+        return why_not_renamed(self.location, (source, moved), (target, there), has_entries=has_entries)
 
     def _make(self, key: str, fill: Callable[[str], int]) -> ObjectMeta:
         """Have a file filled, and put it in its place."""

@@ -45,7 +45,7 @@ from forebay.stores.web_listing import FOLDER, UNREADABLE, WebListing, marker
 from forebay.stores.web_options import WebOptions
 from forebay.stores.web_reads import WebReads
 from forebay.stores.wire_errors import from_obstore
-from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 
 _CREDENTIALS = "--option http.user=... --option http.password=..., or --option http.token=..."
 
@@ -237,12 +237,26 @@ class WebStore:
     # ------------------------------------------------------------------ writing
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """Refused: see `_read_only`."""
         raise self._read_only(key)
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """Refused: see `_read_only`."""
         raise self._read_only(key)
 

@@ -8,10 +8,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 from forebay.errors import FsError, Unavailable
-from forebay.stores.base import ListPage, Store
-from forebay.types import Buffer, ByteRange, ObjectMeta
+from forebay.stores.base import AttributesStore, ListPage, PartsStore, RenamingStore, Store, Upload
+from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class FaultyStore:
         self.script = deque(script)
         self.pages: deque[Fault] = deque()
 
+    async def step(self) -> None:
+        """Take the next item of the script, for a call that brings no bytes."""
+        await self._next()
+
     async def _next(self, script: deque[Fault] | None = None) -> Fault:
         script = script or self.script
         fault = script.popleft() if script else None
@@ -110,16 +115,47 @@ class FaultyStore:
             await self._next(self.pages)
 
     async def put(
-        self, key: str, data: Buffer, *, if_version: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`."""
         await self._next()
-        return await self.inner.put(key, data, if_version=if_version, if_absent=if_absent)
+        return await self.inner.put(key, data, if_version=if_version, if_absent=if_absent, attributes=attributes)
 
-    async def put_stream(self, key: str, chunks: AsyncIterator[Buffer]) -> ObjectMeta:
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
         """See `Store.put_stream`."""
         await self._next()
-        return await self.inner.put_stream(key, chunks)
+        return await self.inner.put_stream(
+            key, chunks, if_version=if_version, if_absent=if_absent, attributes=attributes
+        )
+
+    async def upload(self, key: str, *, attributes: Attributes | None = None) -> Upload:
+        """See `PartsStore.upload`; only of an inner store that has it, as the two below."""
+        await self._next()
+        return FaultyUpload(self, await cast("PartsStore", self.inner).upload(key, attributes=attributes))
+
+    async def rename(self, source: str, target: str) -> None:
+        """See `RenamingStore.rename`."""
+        await self._next()
+        await cast("RenamingStore", self.inner).rename(source, target)
+
+    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+        """See `AttributesStore.set_attributes`."""
+        await self._next()
+        await cast("AttributesStore", self.inner).set_attributes(key, attributes)
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
@@ -134,6 +170,34 @@ class FaultyStore:
     async def close(self) -> None:
         """See `Store.close`."""
         await self.inner.close()
+
+
+class FaultyUpload:
+    """An upload each of whose calls is a call to the store."""
+
+    def __init__(self, store: FaultyStore, inner: Upload) -> None:
+        self._store = store
+        self._inner = inner
+
+    async def send(self, number: int, data: Buffer) -> None:
+        """See `Upload.send`."""
+        await self._store.step()
+        await self._inner.send(number, data)
+
+    async def copy(self, number: int, source: str, span: ByteRange, version: str) -> None:
+        """See `Upload.copy`."""
+        await self._store.step()
+        await self._inner.copy(number, source, span, version)
+
+    async def complete(self, *, if_version: str | None = None, if_absent: bool = False) -> ObjectMeta:
+        """See `Upload.complete`."""
+        await self._store.step()
+        return await self._inner.complete(if_version=if_version, if_absent=if_absent)
+
+    async def abort(self) -> None:
+        """See `Upload.abort`."""
+        await self._store.step()
+        await self._inner.abort()
 
 
 def _spoiled(body: bytes, fault: Fault) -> bytes:

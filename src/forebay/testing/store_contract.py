@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, NotFound, StaleVersion
+from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, NotFound, StaleVersion, Unsupported
 from forebay.stores.base import ListPage, Store
 from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import MIB
@@ -317,6 +317,7 @@ class ReadingContract:
 class StoreContract(ReadingContract):
     """See the module."""
 
+    streams_have_conditions = True  # not every emulator heeds those of an upload in parts
     empty_folders_go = True  # with their last object, as they do in S3
 
     async def assert_nothing_is_left(self, store: Store) -> None:
@@ -397,6 +398,42 @@ class StoreContract(ReadingContract):
                 await store.put_stream(key, chunks)
         assert await keys_of(store, "", recursive=True) == ["kept"]
         assert bytes(memoryview(await store.get("kept"))) == b"before"
+        assert await self.leftovers(store) == []
+
+    async def test_a_stream_is_stored_only_if_its_condition_holds(self, store: Store) -> None:
+        if not (store.capabilities.conditional_put and self.streams_have_conditions):
+            pytest.skip("this store, or its emulator, has no conditional streams")
+        first = await store.put_stream("k", chunks_of(b"first"), if_absent=True)
+        with pytest.raises(AlreadyExists):
+            await store.put_stream("k", chunks_of(b"again"), if_absent=True)
+        await store.put_stream("k", chunks_of(b"second"), if_version=first.version)
+        with pytest.raises(StaleVersion):
+            await store.put_stream("k", chunks_of(b"third"), if_version=first.version)
+        assert bytes(memoryview(await store.get("k"))) == b"second"
+        assert await self.leftovers(store) == []
+
+    async def test_a_version_that_has_gone_is_not_replaced(self, store: Store) -> None:
+        if not store.capabilities.conditional_put:
+            pytest.skip("this store has no conditional writes")
+        gone = await store.put("k", b"first")
+        await store.delete("k")
+        with pytest.raises(StaleVersion):
+            await store.put("k", b"second", if_version=gone.version)
+        if self.streams_have_conditions:
+            with pytest.raises(StaleVersion):
+                await store.put_stream("k", chunks_of(b"third"), if_version=gone.version)
+        assert await keys_of(store, "", recursive=True) == []
+
+    async def test_a_condition_that_the_store_cannot_check_is_refused(self, store: Store) -> None:
+        if store.capabilities.conditional_put:
+            pytest.skip("this store has conditional writes")
+        meta = await store.put("kept", b"first")
+        with pytest.raises(Unsupported):
+            await store.put("kept", b"second", if_version=meta.version)
+        with pytest.raises(Unsupported):
+            await store.put_stream("kept", chunks_of(b"third"), if_version=meta.version)
+        assert bytes(memoryview(await store.get("kept"))) == b"first"
+        assert await keys_of(store, "", recursive=True) == ["kept"]
         assert await self.leftovers(store) == []
 
     async def leftovers(self, store: Store) -> list[str]:

@@ -1,16 +1,17 @@
 """What a folder can do wrong that a bucket cannot."""
 
 import os
+import stat
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from forebay.errors import Denied, FsError, Invalid, IsADirectory, NotADirectory, NotFound, StaleVersion
+from forebay.errors import Denied, FsError, Invalid, IsADirectory, NotADirectory, NotFound, StaleVersion, Unsupported
 from forebay.stores.local import LocalStore
 from forebay.testing.store_contract import chunks_of, keys_of
-from forebay.types import ByteRange
+from forebay.types import Attributes, ByteRange
 
 
 @pytest.fixture
@@ -153,14 +154,46 @@ async def test_a_folder_that_does_not_exist_or_is_a_file_is_told_by_the_probe(tm
 
 async def test_blocking_work_runs_in_threads_of_its_own(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
-    stat, here = os.stat, threading.current_thread().name
+    real, here = os.stat, threading.current_thread().name
 
     def watched(*args: object, **kwargs: object) -> os.stat_result:
         seen.add(threading.current_thread().name)
-        return stat(*args, **kwargs)  # type: ignore[arg-type]
+        return real(*args, **kwargs)  # type: ignore[arg-type]
 
     await store.put("f", b"x")
     monkeypatch.setattr(os, "stat", watched)
     await store.head("f")
     assert seen
     assert here not in seen
+
+
+# ---------------------------------------------------------------------- renames and attributes
+
+
+async def test_a_link_is_renamed_itself_and_one_that_leads_out_is_refused(store: LocalStore, inside: Path) -> None:
+    (inside / "file").write_bytes(b"bytes")
+    (inside / "link").symlink_to("file")
+    (inside / "out").symlink_to(inside.parent / "elsewhere")
+    await store.rename("link", "renamed")
+    assert (inside / "renamed").is_symlink()
+    assert (inside / "file").read_bytes() == b"bytes"
+    for source, target in (("out", "in"), ("file", "out"), ("file", "out/below")):
+        with pytest.raises(Denied, match="leads out"):
+            await store.rename(source, target)
+    assert not (inside.parent / "elsewhere").exists()
+
+
+async def test_another_time_is_another_version_and_a_mode_is_not(store: LocalStore) -> None:
+    before = await store.put("f", b"x")
+    await store.set_attributes("f", Attributes(mode=0o600))
+    assert (await store.head("f")).version == before.version
+    await store.set_attributes("f", Attributes(mtime_ns=7))
+    assert (await store.head("f")).version.startswith("1-7-")
+
+
+async def test_a_put_that_cannot_keep_its_attributes_leaves_nothing(store: LocalStore, inside: Path) -> None:
+    (inside / "kept").write_bytes(b"before")
+    with pytest.raises(Unsupported):
+        await store.put("kept", b"after", attributes=Attributes(mode=stat.S_IFLNK | 0o777))
+    assert [one.name for one in inside.iterdir()] == ["kept"]
+    assert (inside / "kept").read_bytes() == b"before"
