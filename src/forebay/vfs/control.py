@@ -1,5 +1,5 @@
 """The control database: what must survive everything.  Mounts with their credentials, virtual folders, pins,
-and the FUSE mounts to bring back.
+the FUSE mounts to bring back, and renames under way.
 
 SQLite, WAL, synchronous=FULL, mode 0600: a change is on the disk when its method returns.  A damaged database is
 never thrown away: the start stops with a message.
@@ -7,23 +7,54 @@ never thrown away: the start stops with a message.
 
 import contextlib
 import json
-import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
-from forebay.errors import Denied, FsError, NoSpace
+from forebay.errors import NoSpace
 from forebay.vfs.entries import MountOptions
+from forebay.vfs.precious import open_precious
 
 SCHEMA_VERSION = 1
+_NAMES_MAX = 1_000  # in one query; SQLite takes 32,766
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mounts (path TEXT PRIMARY KEY, url TEXT NOT NULL, options TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pins (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fuse_mounts (mountpoint TEXT PRIMARY KEY, path TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS renames (
+    id INTEGER PRIMARY KEY, mount TEXT NOT NULL, location TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
+    is_folder INTEGER NOT NULL, replaces INTEGER NOT NULL, phase TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS rename_copies (
+    rename INTEGER NOT NULL, name BLOB NOT NULL, version TEXT NOT NULL, PRIMARY KEY (rename, name)
+) WITHOUT ROWID;
 """
+
+
+class Phase(StrEnum):
+    """How far a rename is."""
+
+    COPYING = "copying"
+    UNDOING = "undoing"  # it has failed: copies go, sources stay
+    COPIED = "copied"  # all is at the target, and sources go; there is no way back
+
+
+class Rename(NamedTuple):
+    """A rename under way."""
+
+    id: int
+    mount: str  # the mount's path
+    location: str  # of its store: another one at the same path is none of this rename's business
+    source: str  # key of a file; of a folder, ending in "/"
+    target: str
+    is_folder: bool
+    replaces: bool  # something was at `target` itself before: a file, or an empty folder's own object
+    phase: Phase
 
 
 class ControlDb:
@@ -37,34 +68,15 @@ class ControlDb:
             Denied: it cannot be opened.
         """
         self._path = path
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            os.chmod(path, 0o600)
-        except OSError as error:
-            raise Denied(f"cannot open {path}: {error.strerror}", path=str(path)) from error
-        try:
-            self._db = sqlite3.connect(path, timeout=10.0)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA secure_delete = ON")  # an unmounted credential does not stay in free pages
-            if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("quick_check found damage")
-            self._check_version(path)
-            self._db.executescript(_SCHEMA)
-        except sqlite3.OperationalError as error:  # locked, full, read-only: nothing is known to be damaged
-            raise Denied(f"the control database {path} cannot be used: {error}", path=str(path)) from error
-        except sqlite3.DatabaseError as error:
-            raise FsError(
-                f"the control database {path} is damaged ({error}). It holds your mounts and credentials, so it is "
-                "not replaced by itself: restore it from a backup, or move it away and mount again.",
-                path=str(path),
-            ) from error
-
-    def _check_version(self, path: Path) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise FsError(f"{path} was made by a newer Forebay; use that version, or another home", path=str(path))
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._db = open_precious(
+            path,
+            name="control database",
+            advice="It holds your mounts and credentials, so it is not replaced by itself: restore it from a backup, "
+            "or move it away and mount again.",
+            schema=_SCHEMA,
+            schema_version=SCHEMA_VERSION,
+        )
+        self._db.execute("PRAGMA secure_delete = ON")  # an unmounted credential does not stay in free pages
 
     def close(self) -> None:
         """Close; no call may follow."""
@@ -127,7 +139,67 @@ class ControlDb:
         """Forget a FUSE mount."""
         self._change("DELETE FROM fuse_mounts WHERE mountpoint = ?", json.dumps(mountpoint))
 
-    def _change(self, statement: str, *values: str) -> None:
+    # ------------------------------------------------------------------ renames
+
+    def renames(self) -> list[Rename]:
+        """Every rename under way, the first one first."""
+        found = []
+        for row in self._db.execute("SELECT * FROM renames ORDER BY id"):
+            number, mount, location, source, target, is_folder, replaces, phase = row
+            mount, location, source, target = map(json.loads, (mount, location, source, target))
+            flags = bool(is_folder), bool(replaces)
+            found.append(Rename(number, mount, location, source, target, *flags, Phase(phase)))
+        return found
+
+    def add_rename(
+        self, mount: str, location: str, source: str, target: str, *, is_folder: bool, replaces: bool
+    ) -> Rename:
+        """Keep a rename that begins."""
+        places = [json.dumps(place) for place in (mount, location, source, target)]
+        with self._changing() as db:
+            statement = "INSERT INTO renames VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
+            number = db.execute(statement, (*places, is_folder, replaces, Phase.COPYING)).lastrowid
+        assert number is not None
+        return Rename(number, mount, location, source, target, is_folder, replaces, Phase.COPYING)
+
+    def set_rename_phase(self, number: int, phase: Phase) -> None:
+        """Keep how far a rename is."""
+        self._change("UPDATE renames SET phase = ? WHERE id = ?", phase, number)
+
+    def remove_rename(self, number: int) -> None:
+        """Forget a rename that has ended, and what it has copied."""
+        with self._changing() as db:
+            db.execute("DELETE FROM rename_copies WHERE rename = ?", (number,))
+            db.execute("DELETE FROM renames WHERE id = ?", (number,))
+
+    def add_rename_copies(self, number: int, versions: Mapping[str, str]) -> None:
+        """Keep which objects a rename is about to copy, by name below its source, and their versions then."""
+        rows = [(number, _raw(name), version) for name, version in versions.items()]
+        with self._changing() as db:
+            db.executemany("INSERT OR REPLACE INTO rename_copies VALUES (?, ?, ?)", rows)
+
+    def rename_copies(self, number: int, names: Sequence[str]) -> dict[str, str]:
+        """The versions, by name, of those of some objects that a rename has copied, or was about to."""
+        found: dict[str, str] = {}
+        for start in range(0, len(names), _NAMES_MAX):
+            some = [_raw(name) for name in names[start : start + _NAMES_MAX]]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT name, version FROM rename_copies WHERE rename = ? AND name IN ({marks})"
+            found.update((_text(name), version) for name, version in self._db.execute(query, (number, *some)))
+        return found
+
+    def some_rename_copies(self, number: int) -> list[str]:
+        """The names of some objects that a rename has copied, or was about to; a folder's after those below it."""
+        query = "SELECT name FROM rename_copies WHERE rename = ? ORDER BY name DESC LIMIT ?"
+        return [_text(name) for (name,) in self._db.execute(query, (number, _NAMES_MAX))]
+
+    def remove_rename_copies(self, number: int, names: Sequence[str]) -> None:
+        """Forget that a rename has copied some objects."""
+        with self._changing() as db:
+            statement = "DELETE FROM rename_copies WHERE rename = ? AND name = ?"
+            db.executemany(statement, [(number, _raw(name)) for name in names])
+
+    def _change(self, statement: str, *values: str | int) -> None:
         with self._changing() as db:
             db.execute(statement, values)
 
@@ -142,3 +214,11 @@ class ControlDb:
                 "Free some space on its disk and try again.",
                 path=str(self._path),
             ) from error
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")

@@ -1,0 +1,205 @@
+"""The journal: what was acknowledged on the local disk and is not in its store yet.
+
+A record is on the disk when its `append` returns.  Appends that wait are written together, with one sync; a thread of
+its own does that.  How the disk looks is said in `journal_format.py`, how it is used in `journal_log.py`.
+
+*Callers*: the write path, on the loop.  *Locks*: none; a queue.  *Awaits*: the thread.  *Invariants*: records are
+written in the order of the calls; the newest record of a key is the only one that is live.
+*On crash*: all records that were acknowledged and not retired are there, bit for bit.  One that was not acknowledged
+may be there, and one that was retired may be there again, so whoever acts on records must be able to act twice.
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+
+from forebay.errors import FsError
+from forebay.types import Buffer
+from forebay.units import MIB
+from forebay.vfs.journal_format import SEGMENT_BYTES, checked_body, decode_text, encode_text, entry_bytes
+from forebay.vfs.journal_log import Item, Log
+
+log = structlog.get_logger()
+
+BATCH_BYTES = MIB  # of records in one write, as long as there are some: what one step of tidying copies
+RETIRE_WITHIN_S = 1.0  # the disk learns of a retired record so soon; until then a crash brings it back
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was appended."""
+
+    seq: int  # grows for ever, in the order of the appends; not without gaps
+    about: str  # the key: a newer record with the same one takes this one's place
+    fields: dict[str, Any]  # as JSON gives them back: lists, no tuples
+    body: bytes | None
+
+
+class _Job(NamedTuple):
+    """One thing for the thread to do: to write a record, or (without an item) to finish all that came before."""
+
+    item: Item | None
+    answer: asyncio.Future[Any] | None
+    is_last: bool = False
+
+
+class Journal:
+    """See the module."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Open or create, and recover.  Blocks, for as long as it takes to read what is in use.
+
+        Args:
+            segment_bytes: size of one file of the log; the same at each start.
+
+        Raises:
+            FsError: damaged in a way that no crash explains, or made by a newer Forebay; nothing is changed.
+            Denied, NoSpace: it cannot be written.
+        """
+        self._folder = folder
+        self._log = Log(folder, segment_bytes)
+        self._recovered = {seq: Record(seq, *decode_text(text), body) for seq, text, body in self._log.recovered}
+        self._log.recovered = []
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._retired: deque[int] = deque()  # for the thread, which need not wake up for each
+        self._timer: asyncio.TimerHandle | None = None
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    # ------------------------------------------------------------------ on the loop
+
+    def recovered(self) -> list[Record]:
+        """The records that were live at the start, in order, but for those retired since: they are held until then."""
+        return list(self._recovered.values())
+
+    async def append(self, about: str, fields: Mapping[str, object], body: Buffer | None = None) -> Record:
+        """Keep a record in place of the one with the same key; it is on the disk when this returns.
+
+        Cancelled or failed, it may be there after a crash all the same; append to the same key again to replace it.
+
+        Raises:
+            Invalid: a body of more than 128 KiB, or fields that are not JSON or more than 64 KiB of it.
+            NoSpace: the disk is full; later appends are tried anew.
+            FsError: the disk failed, or the journal is closed.
+        """
+        item = Item(about, encode_text(about, dict(fields)), checked_body(body))
+        seq: int = await self._ask(item)
+        return Record(seq, *decode_text(item.text), item.body)
+
+    def retire(self, record: Record) -> None:
+        """The record is not needed any more: it is in its store, or nobody wants it.  Not durable at once.
+
+        A record that was replaced or retired before stays so.
+        """
+        self._recovered.pop(record.seq, None)
+        self._retired.append(record.seq)
+        if self._timer is None and not self._is_closed:
+            self._timer = asyncio.get_running_loop().call_later(RETIRE_WITHIN_S, self._write_retired)
+
+    def _write_retired(self) -> None:
+        self._timer = None
+        self._put(_Job(None, None))
+
+    async def settle(self) -> None:
+        """Return when all that was asked for is on the disk, retired records included, and space was freed.
+
+        Raises:
+            NoSpace, FsError: the disk refuses; what was retired may come back.
+        """
+        await self._ask(None)
+
+    async def close(self) -> None:
+        """Finish, and end the thread; appends are refused from now on."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._put(_Job(None, None, is_last=True))
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _ask(self, item: Item | None) -> asyncio.Future[Any]:
+        if self._is_closed:
+            raise FsError(f"the journal of pending writes in {self._folder} is closed", path=str(self._folder))
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._put(_Job(item, answer))
+        return answer
+
+    def _put(self, job: _Job) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    # ------------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            jobs = self._waiting()
+            is_open = not jobs[-1].is_last
+            try:
+                self._do(jobs)
+            except Exception as error:  # the thread's outermost boundary: all who ask get an answer
+                self._log.leave()
+                log.exception("journal.failed", path=str(self._folder))
+                failed = FsError(f"the journal of pending writes in {self._folder} failed: {type(error).__name__}")
+                _tell((job, failed) for job in jobs)
+        self._log.leave()
+
+    def _waiting(self) -> list[_Job]:
+        """The jobs for one turn, at least one: appends up to some size, or up to a job that is none."""
+        jobs, size = [self._jobs.get()], 0
+        while (item := jobs[-1].item) is not None:
+            size += entry_bytes(0, len(item.text), item.body)
+            if size >= BATCH_BYTES or self._jobs.empty():
+                break
+            jobs.append(self._jobs.get())
+        return jobs
+
+    def _do(self, jobs: list[_Job]) -> None:
+        while self._retired:
+            self._log.retire(self._retired.popleft())
+        appends = [(job, job.item) for job in jobs if job.item is not None and not _is_cancelled(job)]
+        outcomes = self._log.append([item for _, item in appends])
+        _tell(zip((job for job, _ in appends), outcomes, strict=True))
+        failed: FsError | None = None
+        try:
+            if jobs[-1].item is None:
+                self._log.write_retired()
+            self._log.tidy(self._jobs.empty)
+        except OSError as error:
+            failed = self._log.explained(error)
+            log.warning("journal.not_tidy", path=str(self._folder), reason=failed.message)
+        _tell((job, failed) for job in jobs if job.item is None)
+
+
+def _is_cancelled(job: _Job) -> bool:
+    return job.answer is not None and job.answer.cancelled()
+
+
+def _tell(outcomes: Iterable[tuple[_Job, Any]]) -> None:
+    """Answer those who wait, in one call of their loop."""
+    answers = [(job.answer, outcome) for job, outcome in outcomes if job.answer is not None]
+    if answers:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            answers[0][0].get_loop().call_soon_threadsafe(_answer, answers)
+
+
+def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for answer, outcome in answers:
+        if answer.done():  # who asked has gone
+            continue
+        if isinstance(outcome, FsError):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)

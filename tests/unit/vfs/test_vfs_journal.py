@@ -1,0 +1,496 @@
+"""The journal: what was acknowledged is there at the next start, and its size follows what is pending."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from forebay.errors import Denied, FsError, Invalid
+from forebay.vfs import journal_log
+from forebay.vfs.journal import Journal, Record
+from forebay.vfs.journal_format import (
+    BLOCK_BYTES,
+    BODY_MAX,
+    ENTRIES_START,
+    ENTRY_MAX,
+    SEGMENT_MIN,
+    TEXT_MAX,
+    Entry,
+    decode_entry,
+    decode_text,
+    encode_entry,
+    encode_text,
+)
+from forebay.vfs.journal_log import Item, Log
+
+SEGMENT = 256 * 1024
+BODY = random.Random(1).randbytes(100_000)  # two of them fit into a segment
+
+
+def opened(folder: Path) -> Journal:
+    return Journal(folder, segment_bytes=SEGMENT)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.log"))
+
+
+async def left_in(folder: Path) -> list[Record]:
+    journal = opened(folder)
+    found = journal.recovered()
+    await journal.close()
+    return found
+
+
+async def test_what_was_appended_comes_back_as_append_returned_it(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "j")
+    given: list[tuple[str, dict[str, object], bytes | None]] = [
+        ("/a\udcff\n", {"path": "/x\udc80", "size": 1 << 62, "list": (1, 2), "none": None}, BODY),
+        ("", {}, None),
+        ("/empty", {"é": "日本"}, b""),
+        ("/most", {}, bytes(BODY_MAX)),
+    ]
+    kept = [await journal.append(*one) for one in given]
+    await journal.close()
+    assert await left_in(tmp_path / "j") == kept
+    assert [(record.about, record.body) for record in kept] == [(about, body) for about, _, body in given]
+    assert kept[0].fields == {"path": "/x\udc80", "size": 1 << 62, "list": [1, 2], "none": None}
+    assert [record.seq for record in kept] == sorted({record.seq for record in kept})
+
+
+async def test_a_body_may_be_any_buffer_and_is_as_it_was_at_the_call(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    body = bytearray(b"before")
+    waiting = asyncio.ensure_future(journal.append("/a", {}, memoryview(body)))
+    await asyncio.sleep(0)
+    body[:] = b"after!"
+    assert (await waiting).body == b"before"
+    await journal.close()
+    assert [record.body for record in await left_in(tmp_path)] == [b"before"]
+
+
+async def test_the_newest_record_of_a_key_is_the_only_one_left(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    old = await journal.append("/a", {"n": 1}, BODY)
+    new = await journal.append("/a", {"n": 2})
+    journal.retire(old)  # comes late, and means nothing any more
+    await journal.close()
+    assert await left_in(tmp_path) == [new]
+
+
+async def test_a_record_that_was_retired_does_not_come_back_nor_what_it_had_replaced(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    await journal.append("/a", {"n": 1}, BODY)
+    journal.retire(await journal.append("/a", {"n": 2}, BODY))
+    kept = await journal.append("/b", {})
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
+
+
+async def test_a_retired_record_is_written_soon_without_any_append(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.vfs.journal.RETIRE_WITHIN_S", 0.01)
+    journal = opened(tmp_path)
+    journal.retire(await journal.append("/a", {}))
+    while journal._timer is not None:
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        while await left_in(tmp_path):  # the same folder, while the other one has it open: reads only
+            await asyncio.sleep(0.01)
+    await journal.close()
+
+
+async def test_what_was_recovered_can_be_retired_and_is_not_held_any_longer(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    kept = [await journal.append(f"/{index}", {}, BODY) for index in range(3)]
+    await journal.close()
+    journal = opened(tmp_path)
+    assert journal.recovered() == kept
+    journal.retire(kept[1])
+    assert journal.recovered() == [kept[0], kept[2]]
+    later = await journal.append("/later", {})
+    assert later.seq > kept[2].seq
+    await journal.close()
+    assert await left_in(tmp_path) == [kept[0], kept[2], later]
+
+
+async def test_appends_that_wait_are_written_with_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened(tmp_path)
+    await journal.append("/first", {})
+    await journal.close()
+    journal = opened(tmp_path)
+    monkeypatch.setattr(journal, "_put", journal._jobs.put)  # its thread is not started: the test does its work
+    waiting = [asyncio.ensure_future(journal.append(f"/{index}", {})) for index in range(16)]
+    await asyncio.sleep(0)
+    synced: list[int] = []
+    monkeypatch.setattr(journal_log, "sync", synced.append)
+    journal._do(journal._waiting())
+    seqs = [record.seq for record in await asyncio.gather(*waiting)]
+    assert len(synced) == 2  # of the header of a new segment, and of all records
+    assert seqs == sorted(seqs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "told"),
+    [
+        ({}, bytes(BODY_MAX + 1), "128.0 KiB"),
+        ({"x": "y" * TEXT_MAX}, None, "64.0 KiB"),
+        ({"x": object()}, None, "must be JSON"),
+        ({"x": float("nan")}, None, "must be JSON"),
+    ],
+)
+async def test_what_cannot_be_kept_is_refused_and_changes_nothing(
+    tmp_path: Path, fields: dict[str, object], body: bytes | None, told: str
+) -> None:
+    journal = opened(tmp_path)
+    with pytest.raises(Invalid, match=told):
+        await journal.append("/a", fields, body)
+    kept = await journal.append("/b", {})
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
+
+
+async def test_a_closed_journal_refuses_and_may_be_closed_again(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    await journal.close()
+    await journal.close()
+    with pytest.raises(FsError, match="closed"):
+        await journal.append("/a", {})
+
+
+async def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "writes" / "journal"
+    journal = opened(folder)
+    for index in range(5):
+        await journal.append(f"/{index}", {}, BODY)
+    await journal.close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files(folder)} == {0o600}
+
+
+async def test_its_size_follows_what_is_pending_and_not_what_was(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    kept = [await journal.append("/kept/first", {}, BODY)]  # would hold everything after it for ever
+    for turn in range(6):
+        burst = [await journal.append(f"/{index}", {"turn": turn}, BODY) for index in range(20)]
+        kept.append(await journal.append(f"/kept/{turn}", {}))
+        await journal.settle()
+        assert len(files(tmp_path)) >= 10
+        for record in burst:
+            journal.retire(record)
+        await journal.settle()
+        assert len(files(tmp_path)) <= 4 + journal_log.SPARES_MAX  # 3, and one for 100,000 live bytes
+    await journal.close()
+    assert await left_in(tmp_path) == kept
+
+
+async def test_a_journal_with_nothing_pending_writes_over_what_it_has(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    for index in range(50):
+        journal.retire(await journal.append(f"/{index % 3}", {}, BODY))
+    await journal.close()
+    assert len(files(tmp_path)) <= 2
+    assert await left_in(tmp_path) == []
+
+
+async def test_it_grows_no_more_when_it_is_never_idle(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    kept = await journal.append("/kept", {}, BODY)
+
+    async def worker(name: str) -> None:
+        for _ in range(60):
+            journal.retire(await journal.append(name, {}, BODY))
+
+    await asyncio.gather(*(worker(f"/{number}") for number in range(4)))
+    assert len(files(tmp_path)) <= 12  # of the 120 that were filled
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
+
+
+async def test_many_starts_do_not_make_it_longer(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    kept = [await journal.append("/a", {}, BODY)]
+    for index in range(12):
+        await journal.close()
+        journal = opened(tmp_path)
+        assert journal.recovered() == kept
+        kept.append(await journal.append(f"/{index}", {}))
+    await journal.settle()
+    assert len(files(tmp_path)) <= 4 + journal_log.SPARES_MAX
+    await journal.close()
+
+
+# ---------------------------------------------------------------- damage
+
+
+async def filled(folder: Path) -> list[Record]:
+    """Records in three segments, and perhaps a spare one."""
+    journal = opened(folder)
+    kept = [await journal.append(f"/{index}", {}, BODY) for index in range(6)]
+    await journal.close()
+    assert len(files(folder)) in (3, 4)
+    return kept
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+SECOND_ENTRY = ENTRIES_START + 25 * BLOCK_BYTES  # behind the first BODY
+
+
+@pytest.mark.parametrize(
+    ("harm", "file"),
+    [
+        (lambda found: flip(found[0], ENTRIES_START + 5000), 0),
+        (lambda found: flip(found[1], SECOND_ENTRY + 5000), 1),
+        (lambda found: flip(found[2], ENTRIES_START + 5000), 2),  # the last but one of all
+        (lambda found: flip(found[2], 10), 2),
+        (lambda found: flip(found[0], 10), None),
+        (lambda found: found[1].unlink(), None),
+        (lambda found: os.truncate(found[1], SEGMENT - 1), 1),
+        (lambda found: found[1].write_bytes(found[0].read_bytes()), 1),
+    ],
+    ids=["first", "middle", "newest", "newest header", "header", "missing", "short", "twice"],
+)
+async def test_damage_stops_the_start_names_the_file_and_changes_nothing(
+    tmp_path: Path, harm: Callable[[list[Path]], None], file: int | None
+) -> None:
+    await filled(tmp_path)
+    found = files(tmp_path)
+    harm(found)
+    before = {path: path.read_bytes() for path in files(tmp_path)}
+    with pytest.raises(FsError, match="journal of pending writes is damaged") as caught:
+        opened(tmp_path)
+    assert str(found[file] if file is not None else tmp_path) in caught.value.message
+    assert f"move {tmp_path} away" in caught.value.message
+    assert {path: path.read_bytes() for path in files(tmp_path)} == before
+
+
+@pytest.mark.parametrize("offset", [0, 100, 30_000])
+async def test_a_torn_last_record_is_dropped_and_the_next_one_takes_its_place(tmp_path: Path, offset: int) -> None:
+    kept = await filled(tmp_path)
+    flip(files(tmp_path)[2], SECOND_ENTRY + offset)
+    for _ in range(3):
+        journal = opened(tmp_path)
+        assert journal.recovered() == kept[:5]
+        await journal.close()
+    journal = opened(tmp_path)
+    kept[5:] = [await journal.append("/5", {}, b"again")]
+    await journal.close()
+    assert await left_in(tmp_path) == kept
+
+
+async def test_a_newer_format_is_told_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("forebay.vfs.journal_format.Header.__new__.__defaults__", (2,))
+        await filled(tmp_path)
+    with pytest.raises(FsError, match="made by a newer Forebay"):
+        opened(tmp_path)
+
+
+def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FsError, match="cannot be written"):
+        opened(tmp_path / "file" / "journal")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_may_not_be_written_is_denied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "chmod", refuse)  # root, who may run this, is refused nothing
+    with pytest.raises(Denied, match="give this user the right"):
+        opened(tmp_path / "journal")
+
+
+# ---------------------------------------------------------------- a disk that fails
+
+
+async def test_a_failed_sync_fails_its_appends_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened(tmp_path)
+    kept = [await journal.append("/a", {}, BODY)]
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal_log, "sync", fail)
+        with pytest.raises(FsError, match="Input/output error; check its disk"):
+            await journal.append("/a", {}, b"failed")
+        with pytest.raises(FsError, match="Input/output error"):  # at the header of the segment after it
+            await journal.append("/b", {}, b"failed")
+    kept.append(await journal.append("/c", {}, BODY))
+    await journal.close()
+    assert await left_in(tmp_path) == kept  # what failed is void, though its bytes are there
+
+
+def item(about: str, body: bytes | None = None) -> Item:
+    return Item(about, encode_text(about, {}), body)
+
+
+def abouts_in(folder: Path) -> list[str]:
+    return [decode_text(text)[0] for _, text, _ in Log(folder, SEGMENT).recovered]
+
+
+@pytest.mark.parametrize("is_pending", [True, False], ids=["pending", "retired"])
+def test_what_failed_does_not_come_back_with_what_is_written_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_pending: bool
+) -> None:
+    log = Log(tmp_path, SEGMENT)
+    [first] = log.append([item("/first")])
+    if not is_pending:
+        assert isinstance(first, int)
+        log.retire(first)  # the segment will follow itself
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal_log, "sync", fail)
+        assert {type(outcome) for outcome in log.append([item("/failed/a"), item("/failed/b")])} == {FsError}
+    # Written at the end, or from the start over the first two: with /failed/b behind it, which is the next by its LSN.
+    log.append([item("/later", bytes(0 if is_pending else BLOCK_BYTES))])
+    log.leave()
+    assert abouts_in(tmp_path) == (["/first", "/later"] if is_pending else ["/later"])
+
+
+def test_a_segment_in_which_nothing_is_live_follows_itself(tmp_path: Path) -> None:
+    log = Log(tmp_path, SEGMENT)
+    for _ in range(10):
+        [seq] = log.append([item("/a", BODY)])
+        assert isinstance(seq, int)
+        log.retire(seq)
+    log.append([item("/kept", BODY)])
+    log.leave()
+    assert len(files(tmp_path)) == 1
+    assert abouts_in(tmp_path) == ["/kept"]
+
+
+@pytest.mark.parametrize("survived", range(12))
+def test_a_torn_header_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int) -> None:
+    """The power goes while a header is written, whichever it is: of a new segment, a recycled one, a moved start."""
+    whole, left = journal_log.write_at, survived
+
+    def torn(fd: int, pieces: Sequence[bytes], offset: int) -> None:
+        nonlocal left
+        is_header = pieces[0].startswith(b"FOREBAYJ")
+        left -= is_header
+        if is_header and left < 0:
+            os.pwrite(fd, pieces[0][:20], offset)
+            raise InterruptedError
+        whole(fd, pieces, offset)
+
+    monkeypatch.setattr(journal_log, "write_at", torn)
+    log = Log(tmp_path, SEGMENT)
+    kept: set[str] = set()
+    for number in range(40):
+        with contextlib.suppress(InterruptedError):
+            items = [item(f"/{number}", BODY), item(f"/long/{number % 3}")]
+            for one, seq in zip(items, log.append(items), strict=True):
+                if not isinstance(seq, FsError):
+                    kept.add(one.about)
+                    if one is items[0] and number % 8:
+                        log.retire(seq)
+                        kept.remove(one.about)
+            if left >= 0:
+                log.tidy(lambda: True)
+        if left < 0:
+            break
+    assert left < 0
+    log.leave()
+    assert kept <= set(abouts_in(tmp_path))
+
+
+async def test_a_header_that_failed_voids_no_later_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened(tmp_path)
+    kept = [await journal.append(f"/{index}", {}, BODY) for index in range(2)]
+    await journal.settle()
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal_log, "sync", fail)
+        with pytest.raises(FsError, match="Input/output error"):
+            await journal.append("/large", {}, BODY)  # the header of the next segment is written, and not synced
+    kept.append(await journal.append("/small", {}))  # would fit into the segment before
+    assert await left_in(tmp_path) == kept  # as after a kill
+    await journal.close()
+
+
+async def test_a_start_removes_spare_segments_that_a_crash_has_left(tmp_path: Path) -> None:
+    kept = await filled(tmp_path)
+    last = files(tmp_path)[-1]
+    for number in range(10, 16):
+        (tmp_path / f"{number:08d}.log").write_bytes(bytes(SEGMENT))
+    (tmp_path / "new.tmp").write_bytes(b"half")
+    journal = opened(tmp_path)
+    await journal.settle()
+    await journal.close()
+    assert len(files(tmp_path)) == 3 + journal_log.SPARES_MAX
+    assert last in files(tmp_path)
+    assert not (tmp_path / "new.tmp").exists()
+    assert await left_in(tmp_path) == kept
+
+
+async def test_what_could_not_be_retired_on_the_disk_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path)
+    record, kept = await journal.append("/a", {}), await journal.append("/b", {})
+
+    def fail(fd: int, pieces: Sequence[bytes], offset: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken, capture_logs() as logs:
+        broken.setattr(journal_log, "write_at", fail)
+        journal.retire(record)
+        with pytest.raises(FsError, match="Input/output error"):
+            await journal.settle()
+    assert [entry["event"] for entry in logs] == ["journal.not_tidy"]
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
+
+
+async def test_a_bug_in_the_thread_answers_those_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened(tmp_path)
+    with monkeypatch.context() as broken, capture_logs() as logs:
+        broken.setattr(journal._log, "append", lambda items: 1 / 0)
+        with pytest.raises(FsError, match="ZeroDivisionError"):
+            await journal.append("/a", {})
+    assert [entry["event"] for entry in logs] == ["journal.failed"]
+    kept = await journal.append("/b", {})
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
+
+
+def test_an_entry_is_read_back_whole_or_not_at_all() -> None:
+    entry = Entry(3, 7, 5, 6, (1, 2), b'["a",{}]', b"body" * 2000)
+    data = b"".join(encode_entry(entry))
+    assert len(data) == entry.size
+    assert len(data) % BLOCK_BYTES == 0
+    assert decode_entry(data) == entry
+    used = len(data.rstrip(b"\0"))
+    assert all(decode_entry(data[:stop]) is None for stop in range(0, used, 97))
+    for offset in range(0, used, 61):
+        assert decode_entry(data[:offset] + bytes([data[offset] ^ 4]) + data[offset + 1 :]) is None
+
+
+def test_the_largest_record_fits_into_the_smallest_segment() -> None:
+    assert ENTRIES_START + ENTRY_MAX == SEGMENT_MIN <= SEGMENT
