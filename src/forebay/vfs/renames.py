@@ -1,0 +1,362 @@
+"""Renames of files and whole folders inside one store: in one step where the store can, else object by object.
+
+A store that cannot rename copies every object to its target, and removes the sources when all copies are there.  So
+an object is always at its source, or at its target, or at both.  What a crash interrupts is finished at the next
+start: before the last copy is made as well as after.  What fails before then is undone, and all is as it was.
+
+Life of such a rename: it is kept in the control database (`Phase.COPYING`); before a page of objects is copied, their
+versions are kept there too; when all are copied (`Phase.COPIED`) there is no way back; sources are removed that still
+have the version that was copied, others are copied again; the rename is forgotten.  Objects that others put below the
+source meanwhile are moved too; what comes after the last look stays at the source.
+
+*Callers*: the file system, on the loop; it lets nobody write at or below source and target meanwhile.  *Locks*: one
+claim on both places for the whole of a rename; another rename that touches them is Busy.  *Awaits*: the store.
+*Invariants*: above.  *On crash*: `resume`.  A rename that is cancelled stays half done until then, too.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar, cast
+
+import structlog
+
+from forebay import failpoints
+from forebay.errors import Busy, FsError, Invalid, NotEmpty, NotFound, StaleVersion, Unsupported
+from forebay.stores.base import RenamingStore, Store
+from forebay.types import Attributes, ByteRange, ObjectMeta
+from forebay.units import MIB
+from forebay.vfs.attributed import AttributedStore
+from forebay.vfs.control import ControlDb, Phase, Rename
+from forebay.vfs.entries import Mount
+from forebay.vfs.metadata import Metadata
+
+log = structlog.get_logger()
+
+PARALLEL = 32  # copies, or removals, under way at a time
+PASSES_MAX = 10  # over a source that others keep filling or changing
+STREAM_TRIES = 3  # of an object that others change while it travels through here
+CHUNK_BYTES = 8 * MIB
+
+Item = TypeVar("Item")
+Progress = Callable[[int, int], None]
+
+
+class _Claim(NamedTuple):
+    """Two places of a store that one rename works on."""
+
+    location: str
+    source: str
+    target: str
+
+    def meets(self, other: "_Claim") -> bool:
+        """Do they have a key in common?"""
+        pairs = itertools.product((self.source, self.target), (other.source, other.target))
+        return self.location == other.location and any(_is_at_or_below(a, b) or _is_at_or_below(b, a) for a, b in pairs)
+
+
+class Renames:
+    """See the module."""
+
+    def __init__(self, control: ControlDb, metadata: Metadata) -> None:
+        self._control = control
+        self._metadata = metadata
+        self._claims: list[_Claim] = []
+
+    async def rename(
+        self, mount: Mount, source: str, target: str, *, is_folder: bool, progress: Progress | None = None
+    ) -> None:
+        """Give a file or folder of a mount another key, as rename(2) does; keys have no slash at their end.
+
+        The caller has looked that `source` is what it says, and that the folder of `target` exists; a file at
+        `target` is replaced, if `source` is one.
+
+        Args:
+            progress: told how many objects are copied, and of how many that are known so far; never if the store
+                renames by itself.
+
+        Raises:
+            NotFound: nothing is at `source`.
+            NotEmpty: `target` is a folder with entries.
+            Invalid: `target` is below `source`.
+            Busy: another rename works there.
+            FsError: the store failed.  Before all is copied nothing has changed, but that a file that was to be
+                replaced may have been; after that, all is at `target`, and what is at `source` still goes at the next
+                rename there, or at the next start.
+        """
+        if source == target:
+            return
+        if is_folder and _is_at_or_below(target, source):
+            raise Invalid(f"{source!r} cannot be renamed to {target!r}, which is below it", path=source)
+        store = mount.store
+        if store.capabilities.renames:
+            await cast(RenamingStore, store).rename(source, target)
+            return
+        if is_folder:
+            source, target = source + "/", target + "/"
+        claim = _Claim(store.location, source, target)
+        for record in self._left(mount):
+            if claim.meets(_claim_of(record)):
+                await self._finish(mount, record)
+        with self._claimed(claim):
+            replaces = await self._is_taken(mount, target, is_folder=is_folder)
+            record = self._control.add_rename(
+                mount.path, store.location, source, target, is_folder=is_folder, replaces=replaces
+            )
+            failpoints.hit("rename.recorded")
+            await self._run(mount, record, progress)
+
+    async def resume(self, mounts: Iterable[Mount]) -> None:
+        """Finish what was interrupted, of these mounts; what fails is logged, and stays for the next call."""
+        for mount in mounts:
+            for record in self._left(mount):
+                try:
+                    await self._finish(mount, record)
+                except FsError as error:
+                    about = {"mount": mount.path, "source": record.source, "target": record.target}
+                    log.warning("rename.not_finished", **about, reason=str(error))
+
+    def _left(self, mount: Mount) -> list[Rename]:
+        """What was interrupted of this very mount: another store at its path is not touched."""
+        place = mount.path, mount.store.location
+        return [record for record in self._control.renames() if (record.mount, record.location) == place]
+
+    async def _finish(self, mount: Mount, record: Rename) -> None:
+        with self._claimed(_claim_of(record)):
+            await self._run(mount, record, None, is_resumed=True)
+
+    @contextlib.contextmanager
+    def _claimed(self, claim: _Claim) -> Iterator[None]:
+        if any(claim.meets(other) for other in self._claims):
+            raise Busy(f"another rename works on {claim.source!r} or {claim.target!r}; wait for it", path=claim.source)
+        self._claims.append(claim)
+        try:
+            yield
+        finally:
+            self._claims.remove(claim)
+
+    async def _is_taken(self, mount: Mount, target: str, *, is_folder: bool) -> bool:
+        """Is there an object at `target` itself?"""
+        if not is_folder:
+            try:
+                await self._metadata.answer(mount, mount.store.head(target))
+            except NotFound:
+                return False
+            return True
+        is_taken = False
+        async with contextlib.aclosing(self._metadata.pages(mount, target, recursive=True)) as pages:
+            async for page in pages:
+                if any(meta.key != target for meta in page.objects):
+                    raise NotEmpty(f"{target!r} is a folder with entries", path=target)
+                is_taken = True
+        return is_taken
+
+    # ------------------------------------------------------------------ the phases
+
+    async def _run(self, mount: Mount, record: Rename, progress: Progress | None, *, is_resumed: bool = False) -> None:
+        if record.phase is Phase.UNDOING:
+            await self._undo(mount, record)
+            return
+        if record.phase is Phase.COPYING:
+            try:
+                await self._copy_all(mount, record, progress)
+                self._control.set_rename_phase(record.id, Phase.COPIED)
+            except FsError as error:
+                if not (is_resumed and error.retryable):  # nobody was told that it failed: it can wait for its store
+                    await self._try_undo(mount, record)
+                raise
+            failpoints.hit("rename.copied")
+        await self._delete_sources(mount, record)
+        if record.is_folder and isinstance(mount.store, AttributedStore):
+            await mount.store.move_folder(record.source, record.target)
+        self._control.remove_rename(record.id)
+
+    async def _copy_all(self, mount: Mount, record: Rename, progress: Progress | None) -> None:
+        done = total = 0
+
+        def count(copied: int) -> None:
+            nonlocal done
+            done += copied
+            if progress is not None:
+                progress(done, total)
+
+        if record.is_folder and isinstance(mount.store, AttributedStore):
+            await mount.store.forget_folder(record.target)
+        async with contextlib.aclosing(self._sources(mount, record)) as pages:
+            async for metas in pages:
+                total += len(metas)
+                count(0)
+                # Kept before: an undo must find them, and one that changes from now on is found out.
+                self._control.add_rename_copies(record.id, _versions(record, metas))
+                await self._copy_some(mount, record, metas, count)
+        if not total:
+            raise NotFound(f"{mount.store.location} has nothing at {record.source!r} any more", path=record.source)
+
+    async def _copy_some(
+        self, mount: Mount, record: Rename, metas: Sequence[ObjectMeta], count: Callable[[int], None] | None = None
+    ) -> None:
+        async def copy(meta: ObjectMeta) -> None:
+            try:
+                await _copy(mount.store, meta, record.target + meta.key[len(record.source) :])
+            except NotFound:
+                if not record.is_folder:
+                    raise
+                return  # removed since it was listed
+            failpoints.hit("rename.copied_one")
+            if count is not None:
+                count(1)
+
+        await _each(metas, copy)
+
+    async def _try_undo(self, mount: Mount, record: Rename) -> None:
+        try:
+            await self._undo(mount, record)
+        except FsError as error:
+            about = {"mount": mount.path, "source": record.source, "target": record.target}
+            log.warning("rename.not_undone", **about, reason=str(error))
+
+    async def _undo(self, mount: Mount, record: Rename) -> None:
+        """Remove the copies, those of a page that was under way too: nothing was there before, but at `replaces`."""
+        self._control.set_rename_phase(record.id, Phase.UNDOING)
+        while names := self._control.some_rename_copies(record.id):
+            await self._delete(mount, [record.target + name for name in names if name or not record.replaces])
+            self._control.remove_rename_copies(record.id, names)
+        self._control.remove_rename(record.id)
+
+    async def _delete_sources(self, mount: Mount, record: Rename) -> None:
+        for _ in range(PASSES_MAX):
+            count = 0
+            markers: list[str] = []
+            async with contextlib.aclosing(self._sources(mount, record)) as pages:
+                async for metas in pages:
+                    count += len(metas)
+                    keys = await self._copied(mount, record, metas)
+                    markers += (key for key in keys if key.endswith("/"))
+                    files = [key for key in keys if not key.endswith("/")]
+                    await self._delete(mount, files)
+                    if record.is_folder:  # page by page, so that no change of the database takes long
+                        self._control.remove_rename_copies(record.id, [key[len(record.source) :] for key in files])
+            await self._delete(mount, markers)
+            if not count:
+                return
+        log.warning("rename.source_still_changes", mount=mount.path, source=record.source, target=record.target)
+
+    async def _copied(self, mount: Mount, record: Rename, metas: Sequence[ObjectMeta]) -> list[str]:
+        """Those of some source objects that have not changed since they were copied; the others are copied again."""
+        cut = len(record.source)
+        versions = self._control.rename_copies(record.id, [meta.key[cut:] for meta in metas])
+        changed = [meta for meta in metas if versions.get(meta.key[cut:]) != meta.version]
+        if changed:
+            await self._copy_some(mount, record, changed)
+            self._control.add_rename_copies(record.id, _versions(record, changed))  # kept after: now they may go
+        return [meta.key for meta in metas if versions.get(meta.key[cut:]) == meta.version]
+
+    async def _sources(self, mount: Mount, record: Rename) -> AsyncGenerator[Sequence[ObjectMeta], None]:
+        """What is at the source now, page by page."""
+        if record.is_folder:
+            async with contextlib.aclosing(self._metadata.pages(mount, record.source, recursive=True)) as pages:
+                async for page in pages:
+                    yield page.objects
+            return
+        try:
+            meta = await self._metadata.answer(mount, mount.store.head(record.source))
+        except NotFound:
+            return
+        yield [meta]
+
+    async def _delete(self, mount: Mount, keys: Iterable[str]) -> None:
+        """Remove objects: files, then folders, the deepest first."""
+
+        async def delete(key: str) -> None:
+            await self._metadata.answer(mount, mount.store.delete(key))
+            failpoints.hit("rename.deleted_one")
+
+        ordered = sorted(keys, key=_removal_turn)
+        for _, level in itertools.groupby(ordered, key=_removal_turn):
+            await _each(level, delete)
+
+
+async def _copy(store: Store, meta: ObjectMeta, target: str) -> None:
+    """Copy one object with its attributes, however large it is.
+
+    Raises:
+        NotFound: it has gone.
+        FsError: the store failed.
+    """
+    if meta.key.endswith("/") and not meta.size:  # file systems copy files only, and SeaweedFS finds no such object
+        copied = await store.put(target, b"", attributes=await _attributes_of(store, meta))
+    else:
+        with contextlib.suppress(Unsupported):  # too large for the store, or it never copies
+            await store.copy(meta.key, target)
+            return
+        copied = await _copy_through(store, meta.key, target)
+    if isinstance(store, AttributedStore):
+        await store.carry(meta.key, copied)
+
+
+async def _copy_through(store: Store, source: str, target: str) -> ObjectMeta:
+    """Copy one object, its bytes travelling through here."""
+    for is_last in (False,) * (STREAM_TRIES - 1) + (True,):
+        meta = await store.head(source)
+        attributes = await _attributes_of(store, meta)
+        if not meta.size:
+            return await store.put(target, b"", attributes=attributes)
+        chunks = store.stream(source, ByteRange(0, meta.size), version=meta.version, chunk_bytes=CHUNK_BYTES)
+        try:
+            return await store.put_stream(target, chunks, attributes=attributes)
+        except StaleVersion:
+            if is_last:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+async def _attributes_of(store: Store, meta: ObjectMeta) -> Attributes | None:
+    """What the store must be told of a copy that it does not make itself; None: nothing, or `carry` sees to it."""
+    if isinstance(store, AttributedStore) or not store.capabilities.attributes:
+        return None
+    if meta.posix is None:  # listings may not tell
+        with contextlib.suppress(NotFound):  # SeaweedFS, of an empty folder
+            meta = await store.head(meta.key)
+    return None if meta.posix is None else Attributes(*meta.posix[:3], meta.mtime_ns)
+
+
+async def _each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]]) -> None:
+    """Do `work` with each, `PARALLEL` at a time.
+
+    After a failure nothing more is begun, and what is under way comes to its end before the failure is raised: what
+    is undone then must not be done after that.
+    """
+    left = iter(items)
+    failed: list[FsError] = []
+
+    async def work_on() -> None:
+        for item in left:
+            try:
+                await work(item)
+            except FsError as error:
+                failed.append(error)
+            if failed:
+                return
+
+    await asyncio.gather(*(work_on() for _ in range(PARALLEL)))
+    if failed:
+        raise failed[0]
+
+
+def _versions(record: Rename, metas: Iterable[ObjectMeta]) -> dict[str, str]:
+    """The versions of source objects, by name below the source."""
+    return {meta.key[len(record.source) :]: meta.version for meta in metas}
+
+
+def _claim_of(record: Rename) -> _Claim:
+    return _Claim(record.location, record.source, record.target)
+
+
+def _is_at_or_below(key: str, other: str) -> bool:
+    return (key.rstrip("/") + "/").startswith(other.rstrip("/") + "/")
+
+
+def _removal_turn(key: str) -> int:
+    """Files have the first, folders one by their depth."""
+    return -key.count("/") if key.endswith("/") else -(1 << 30)
