@@ -97,6 +97,12 @@ class Unsupported(FsError):
     ERRNO, http_status = errno.EOPNOTSUPP, 501
 
 
+class CrossesMounts(FsError):
+    """A rename from one mount to another: tools then copy and remove."""
+
+    ERRNO, http_status = errno.EXDEV, 501
+
+
 class StaleVersion(FsError):
     """The object changed in its store after this handle was opened; open it again."""
 

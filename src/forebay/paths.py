@@ -31,6 +31,18 @@ def normalize(path: str) -> str:
     return "/" + "/".join(names)
 
 
+def check_name(name: str) -> None:
+    """Check a name that somebody wants to make.
+
+    Raises:
+        NameTooLong, Invalid: it cannot be.
+    """
+    if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
+        raise NameTooLong(f"a name in {name[:80]!r}... is longer than {NAME_BYTES_MAX} bytes", path=name)
+    if name in ("", ".", "..") or "/" in name:
+        raise Invalid(f"{name!r} is no name of a file", path=name)
+
+
 def join(folder: str, name: str) -> str:
     """The path of `name` in `folder`; both already in normal form."""
     return f"/{name}" if folder == "/" else f"{folder}/{name}"

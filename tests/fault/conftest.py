@@ -1,6 +1,12 @@
-"""A real S3 server behind a proxy that does wrong as it is told."""
+"""A real S3 server behind a proxy that does wrong as it is told; a disk that can be full."""
 
+import contextlib
+import os
+import resource
+import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +47,50 @@ async def make_store(seaweed: SeaweedS3, proxy: FaultProxy) -> AsyncIterator[Mak
     yield make
     for store in made:
         await store.close()
+
+
+class Disk:
+    """A place for files, and how to make it refuse writes and take them again."""
+
+    def __init__(self, folder: Path, fill: Callable[[], None], relieve: Callable[[], None]) -> None:
+        self.folder, self.fill, self.relieve = folder, fill, relieve
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A file system of 4 MiB; without the right to mount one, a limit on the size of files."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        yield from small_file_system(folder)
+    else:
+        yield from small_files(folder)
+
+
+def small_file_system(folder: Path) -> Iterator[Disk]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "forebay-test", str(folder)], check=True)
+    ballast = folder / "ballast"
+
+    def fill() -> None:
+        with ballast.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.write(file.fileno(), bytes(4096))
+
+    try:
+        yield Disk(folder, fill, ballast.unlink)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def small_files(folder: Path) -> Iterator[Disk]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the process is killed instead of told EFBIG
+    try:
+        yield Disk(
+            folder,
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1])),
+            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)

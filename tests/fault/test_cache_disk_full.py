@@ -1,17 +1,12 @@
 """A cache disk that is full: reads go through, nothing breaks, and the cache comes back when there is room again."""
 
-import contextlib
-import os
 import random
-import resource
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from fault.conftest import Disk
 from forebay.cache.cache import Cache
 from forebay.cache.disk import FAILED_PAUSE_S
 from forebay.config.settings import CacheDir
@@ -21,53 +16,6 @@ from forebay.units import GIB, KIB, MIB
 
 FILES = {f"{index:02}": random.Random(index).randbytes(300 * KIB) for index in range(20)}
 LARGE = random.Random(99).randbytes(5 * MIB)
-
-
-class Disk:
-    """A place for the cache, and how to make it refuse writes and take them again."""
-
-    def __init__(self, folder: Path, fill: Callable[[], None], relieve: Callable[[], None]) -> None:
-        self.folder, self.fill, self.relieve = folder, fill, relieve
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A file system of 4 MiB; without the right to mount one, a limit on the size of files."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() == 0:
-        yield from small_file_system(folder)
-    else:
-        yield from small_files(folder)
-
-
-def small_file_system(folder: Path) -> Iterator[Disk]:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "forebay-test", str(folder)], check=True)
-    ballast = folder / "ballast"
-
-    def fill() -> None:
-        with ballast.open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                os.write(file.fileno(), bytes(4096))
-
-    try:
-        yield Disk(folder, fill, ballast.unlink)
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def small_files(folder: Path) -> Iterator[Disk]:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the process is killed instead of told EFBIG
-    try:
-        yield Disk(
-            folder,
-            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1])),
-            lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 async def mounted(rig: Rig) -> None:

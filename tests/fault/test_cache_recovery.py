@@ -76,12 +76,12 @@ async def test_parts_of_a_file_survive_a_restart_too(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         await rig.put("s", "large", LARGE)
         await rig.mount("/s", "s")
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert await read_piece(file, 4 * MIB, MIB) == LARGE[4 * MIB : 5 * MIB]
         await rig.landed()
         file.close()
         await rig.restart()
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert file.read_now(4 * MIB, MIB) == LARGE[4 * MIB : 5 * MIB]
         assert file.read_now(3 * MIB, MIB) is None
         file.close()
@@ -96,14 +96,14 @@ async def test_after_an_unclean_reboot_a_flipped_byte_is_found_and_fetched_again
     flip(cache_files(tmp_path)[1], 3 * MIB + 5)
     async with rig:
         before = bodies(rig)
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert file.local_fd() is None  # not before every page is verified
         file.close()
         await read_both(rig)
         await rig.landed()
         assert bodies(rig) == before + 1  # the one page
         assert rig.fs.counters()["pages_dropped_corrupt"] == 1
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert file.local_fd() is not None
         file.close()
         await rig.restart()
@@ -118,7 +118,7 @@ async def test_after_an_unclean_reboot_only_what_is_read_is_verified(tmp_path: P
     await rig.end()
     cut_the_power(tmp_path)
     async with rig:
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert await read_piece(file, 2 * MIB, 100) == LARGE[2 * MIB : 2 * MIB + 100]
         assert file._file.stored.doubted == 0b1111011
         file.close()
@@ -148,7 +148,7 @@ async def test_a_clean_stop_and_a_reboot_need_no_verifying(tmp_path: Path) -> No
         db.execute("UPDATE meta SET value = 'another boot' WHERE name = 'boot_id'")
     db.close()
     async with rig:
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert file.local_fd() is not None
         file.close()
 
@@ -177,12 +177,12 @@ async def test_a_cache_file_that_vanishes_while_parts_are_fetched_leaves_no_hole
     async with Rig(tmp_path) as rig:
         await rig.put("s", "large", LARGE)
         await rig.mount("/s", "s")
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         assert await read_piece(file, 4 * MIB, MIB) == LARGE[4 * MIB : 5 * MIB]
         await rig.landed()
         file.close()
         cache_files(tmp_path)[0].unlink()
-        file = rig.fs.open(await rig.stat_file("/s/large"))
+        file = rig.fs.open_version(await rig.stat_file("/s/large"))
         offsets = range(0, len(LARGE), MIB)
         pieces = await asyncio.gather(*(read_piece(file, offset, MIB) for offset in offsets))
         assert b"".join(pieces) == LARGE

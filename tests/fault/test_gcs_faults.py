@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from forebay.errors import Corrupt, Denied, FsError, Invalid, NotFound, StaleVersion, Throttled, TimedOut, Unavailable
+from forebay.errors import (
+    AlreadyExists,
+    Corrupt,
+    Denied,
+    FsError,
+    Invalid,
+    NotFound,
+    StaleVersion,
+    Throttled,
+    TimedOut,
+    Unavailable,
+)
 from forebay.stores.gcs import GcsStore
 from forebay.stores.gcs_options import parse
 from forebay.stores.gcs_upload import PART_BYTES, STALLS_MAX
@@ -417,6 +428,22 @@ async def test_an_upload_that_cannot_go_on_is_ended(
     assert isinstance(await fails(patient.put_stream("k", chunks_of(UPLOADED))), kind)
     assert session.ended
     assert server.seen[-1].query["upload_id"] == "SESSION"
+
+
+@pytest.mark.parametrize("refused", ["POST", "PUT"])  # Google may look at the beginning, and does so at the end
+async def test_an_upload_whose_condition_does_not_hold_is_ended(
+    server: ScriptedHttp, patient: GcsStore, refused: str
+) -> None:
+    session = Session([])
+    not_met = json_error(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+    server.always = lambda seen: not_met if seen.method == refused else session(seen)
+    with pytest.raises(AlreadyExists, match="'k' exists already"):
+        await patient.put_stream("k", chunks_of(UPLOADED), if_absent=True)
+    with pytest.raises(StaleVersion):
+        await patient.put_stream("k", chunks_of(UPLOADED), if_version="7")
+    sent = [seen.query.get("ifGenerationMatch") for seen in server.seen if seen.method == "POST"]
+    assert sent == ["0", "7"]
+    assert session.ended == (refused == "PUT")
 
 
 async def test_an_upload_whose_writer_fails_is_ended(server: ScriptedHttp, patient: GcsStore) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from forebay.cache.disk import CacheDisk, DiskUse
 from forebay.cache.flights import Route
 from forebay.cache.index import Row
 from forebay.cache.pagefile import PageFile
-from forebay.cache.pages import page_count
+from forebay.cache.pages import Residency, page_count
 from forebay.cache.passing import PassingPool
 from forebay.cache.policy import Dataset, Use, plan_eviction
 from forebay.cache.throttle import Throttle
@@ -147,6 +148,11 @@ class Cache:
                 for file in outdated:
                     self.released(file)
 
+    async def saved(self) -> None:
+        """Return when what is being written to the index now has been."""
+        async with self._save_lock:
+            pass
+
     async def _save_rows(self) -> None:
         now, loop = self._clock.monotonic(), asyncio.get_running_loop()
         idle = {(name.mount, name.folder): now - at for name, at in self._read_at.items()}
@@ -254,6 +260,11 @@ class Cache:
         found = self._find(source)
         return 0 if found is None else found[1].resident
 
+    def is_open(self, source: Source) -> bool:
+        """Has anybody that version open?"""
+        file = self._live.get((source.store.location, source.key, source.version))
+        return file is not None and file.opens > 0
+
     def find(self, source: Source) -> CachedFile | None:
         """The cached file of a version if any of it is cached: to look at, not to read from."""
         file = self._live.get((source.store.location, source.key, source.version)) or self._restore(source)
@@ -287,6 +298,71 @@ class Cache:
         file_id = disk.new_id()
         stored = PageFile(disk.file_path(file_id), source.size)
         return CachedFile(self, source, disk, file_id, stored)
+
+    # ------------------------------------------------------------------ files that are written here
+
+    def give_up(self, source: Source, path: str, *, opens: int) -> list[int] | None:
+        """Move the whole local file of a version to `path`: somebody will change it, so it is that version no more.
+
+        Args:
+            opens: how many handles the caller knows of; they go on, on the moved file.
+
+        Returns:
+            The checksums of its pages; None if it is not all here, or others have it open, or `path` is on another
+            disk: nothing has changed then.
+        """
+        file = self._live.get((source.store.location, source.key, source.version)) or self._restore(source)
+        if file is None or not file.complete or file.opens > opens or file in self._saving or source.size == 0:
+            return None
+        self._live[file.name] = file
+        try:
+            file.stored.descriptor()  # those who have it open keep it by this
+            os.rename(file.stored.path, path)
+        except OSError:
+            return None
+        if not opens:
+            file.stored.close()
+        sums = list(file.stored.sums)
+        file.is_outdated = False
+        del self._live[file.name]
+        file.is_known = False
+        self._dirty.discard(file)
+        file.disk.take(file.source.dataset, -file.source.size)
+        file.disk.files -= 1
+        file.disk.index.forget([file.id])
+        return sums
+
+    def adopt(self, source: Source, path: str, sums: Iterable[int], pages: int) -> bool:
+        """Take a local file that holds a version's bytes into the cache; the file is gone from `path` if that works.
+
+        Args:
+            pages: which of its pages are there, as a mask.
+
+        Returns:
+            False if it was not admitted, or lies on another disk.
+        """
+        name = (source.store.location, source.key, source.version)
+        known = self._live.get(name)
+        if source.size == 0 or (known is not None and (known.opens or known.stored.residency.mask)):
+            return False
+        file = self._make(source)
+        held = Residency(source.size, pages).resident_bytes
+        if not self.admit(file, held):
+            return False
+        try:
+            os.makedirs(os.path.dirname(file.stored.path), mode=0o700, exist_ok=True)
+            os.rename(path, file.stored.path)
+        except OSError:
+            file.disk.take(source.dataset, -held)
+            return False
+        if known is not None:
+            known.is_known = False
+        file.stored = PageFile(file.stored.path, source.size, mask=pages, sums=array("Q", sums).tobytes())
+        file.used_at = self._clock.time_ns() // 1_000_000_000
+        self._live[name] = file
+        self._read_at[source.dataset] = self._clock.monotonic()
+        self.changed(file)
+        return True
 
     def _trim_live(self) -> int:
         """Forget a few idle files, least recently used first; return how many."""

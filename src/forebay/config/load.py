@@ -14,12 +14,14 @@ from pathlib import Path
 
 from forebay.config.settings import CacheDir, Settings
 from forebay.errors import Denied, FsError, Invalid, NotFound
+from forebay.failpoints import VARIABLE as FAILPOINT_VARIABLE
 from forebay.units import format_exact_size, parse_duration, parse_size
 
 FILE_NAME = "forebay.toml"
 HOME_NAME = "~/.forebay"
 PREFIX = "FOREBAY_"
 CONFIG_VARIABLE = "FOREBAY_CONFIG"
+_NO_SETTINGS = {CONFIG_VARIABLE, FAILPOINT_VARIABLE}
 # A Kubernetes service called "forebay" puts variables of these names into every container beside it.
 _FOREIGN_VARIABLE = re.compile(r"FOREBAY_(SERVICE_.*|PORT(_.*)?)")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -97,7 +99,7 @@ def to_flags(settings: Settings) -> dict[str, str]:
 def _from_environment() -> dict[str, Given]:
     found = {}
     for variable, value in os.environ.items():
-        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or _FOREIGN_VARIABLE.fullmatch(variable):
+        if not variable.startswith(PREFIX) or variable in _NO_SETTINGS or _FOREIGN_VARIABLE.fullmatch(variable):
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in FIELDS or variable != variable.upper():

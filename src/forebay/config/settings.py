@@ -25,6 +25,9 @@ class Settings:
     """Control database, socket, log; default cache.  `~/.forebay`."""
     cache_dirs: tuple[CacheDir, ...] = ()
     """Where cached bytes live; empty means `home/cache`.  Several disks: several folders, a size each."""
+    writes_dir: str = ""
+    """Where files lie that are being written or are not in their store yet; empty means `home/writes`.  On the disk of
+    the cache they move into it without a copy."""
     cache_reserve: float = 0.10
     """Share of each cache disk that is always left free for others; 0 to 0.9."""
     cache_policy: str = "keep"
@@ -70,3 +73,8 @@ class Settings:
     def cache_folders(self) -> tuple[CacheDir, ...]:
         """The cache folders in use, the default filled in."""
         return self.cache_dirs or (CacheDir(self.home / "cache"),)
+
+    @property
+    def writes_folder(self) -> Path:
+        """The folder of files being written, the default filled in."""
+        return Path(self.writes_dir).expanduser().absolute() if self.writes_dir else self.home / "writes"

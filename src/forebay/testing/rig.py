@@ -24,9 +24,9 @@ from forebay.testing.faulty_store import FaultyStore
 from forebay.types import ObjectMeta
 from forebay.units import GIB, MIB
 from forebay.vfs.control import ControlDb
+from forebay.vfs.drafts import AnyFile
 from forebay.vfs.entries import Entry, FileEntry, Mount, MountOptions
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.openfile import OpenFile
 
 READ_BYTES = MIB
 
@@ -136,13 +136,13 @@ def source_of(store: Store, meta: ObjectMeta, *, dataset: str = "", policy: str 
     return Source(store, meta.key, meta.size, meta.version, Dataset(store.location, dataset), policy)
 
 
-async def read_piece(file: OpenFile, offset: int, size: int) -> bytes:
+async def read_piece(file: AnyFile, offset: int, size: int) -> bytes:
     """One read as FUSE does it: at once if it can be, else waiting."""
     data = file.read_now(offset, size)
     return bytes(memoryview(await file.read(offset, size) if data is None else data))
 
 
-async def read_all(file: OpenFile, piece_bytes: int = READ_BYTES) -> bytes:
+async def read_all(file: AnyFile, piece_bytes: int = READ_BYTES) -> bytes:
     """The whole file in order, piece by piece."""
     whole = bytearray()
     while piece := await read_piece(file, len(whole), piece_bytes):

@@ -34,7 +34,9 @@ def file_row(name: str, meta: ObjectMeta) -> Row:
 
 def folder_row(name: str, meta: FolderMeta | None) -> Row:
     """A folder as an entry of that name."""
-    return Row(name, FOLDER, NO_TIME, "") if meta is None else Row(name, FOLDER, meta.mtime_ns, "", meta.posix)
+    return (
+        Row(name, FOLDER, NO_TIME, "") if meta is None else Row(name, FOLDER, meta.mtime_ns or NO_TIME, "", meta.posix)
+    )
 
 
 def row_of(name: str, entry: Entry) -> Row:

@@ -21,13 +21,17 @@ from forebay.cache.policy import Dataset
 from forebay.cache.throttle import background_share
 from forebay.clock import Clock
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, FsError, Invalid, NotADirectory, NotFound
+from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound
 from forebay.stores.registry import open_store
 from forebay.types import Buffer
 from forebay.units import MIB
+from forebay.vfs.attributes import ATTRIBUTES_FILE, KeptAttributes
 from forebay.vfs.blocks import BLOCK_ENTRIES, row_of
+from forebay.vfs.changes import Changes
 from forebay.vfs.control import ControlDb
+from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
+from forebay.vfs.journal import Journal
 from forebay.vfs.listing import Listing, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.load_names import NamesEvent, load_names
@@ -36,11 +40,16 @@ from forebay.vfs.mounter import MountChanges, Mounter
 from forebay.vfs.mounttable import top_folder
 from forebay.vfs.openfile import OpenFile
 from forebay.vfs.prefetch import Prefetcher
+from forebay.vfs.removing import remove
+from forebay.vfs.renames import Renames
+from forebay.vfs.staging import Staging
 from forebay.vfs.tree import OpenStore, Tree
+from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
 
 log = structlog.get_logger()
 
+DRAFT_TTL_S = 1.0  # a name of a file that is written: long enough for what is done next
 VIRTUAL_TTL_S = 60.0  # virtual folders change by our own hand only, and frontends are told
 SCRATCH_BYTES = 2 * MIB  # the largest read that is answered inline; the kernel asks for 1 MiB at most
 
@@ -53,14 +62,22 @@ class FileSystem:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self.tree = Tree(settings, control, clock, open_store)
+        self.kept = KeptAttributes(settings.home / ATTRIBUTES_FILE)
+        self.tree = Tree(settings, control, clock, open_store, self.kept)
         self.cache = cache
         self.metadata = Metadata(settings, clock)
         self.prefetcher = Prefetcher(
             clock, list_folder=self.open_folder, look_up=self.look_up, is_cached=self.is_cached, fetch=self.fetch
         )
         self.on_change: list[Callable[[str, bool], None]] = []
+        self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
+        self.drafts = DraftTable()
+        self.staging = Staging(settings.writes_folder / "files", clock)
+        self.journal = Journal(settings.writes_folder / "journal")
+        self.uploader = Uploader(self, self.drafts, self.staging, self.journal, clock)
+        self.renames = Renames(control, self.metadata)
+        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames, clock)
         self.mounter = Mounter(self)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.deadline_s = settings.store_deadline_s
@@ -68,16 +85,24 @@ class FileSystem:
     # ------------------------------------------------------------------ life
 
     def restore(self) -> None:
-        """Bring back the tree as it was kept; no store is asked."""
+        """Bring back the tree as it was kept, and what was written and not sent; no store is asked."""
         self.tree.restore()
         self.cache.pins = self.tree.pins()
+        self.uploader.recover(self.tree)
+
+    def start(self) -> None:
+        """Begin to finish what an earlier daemon left: renames, then uploads."""
+        self.uploader.start(self.renames.resume(list(self.mounts)))
 
     async def close(self) -> None:
-        """Stop background work, save the cache's index, and close the stores."""
+        """Stop background work, keep what is not in the stores yet, save the cache's index, and close the stores."""
         await self.prefetcher.close()
+        await self.uploader.close()
+        await self.journal.close()
         await self.metadata.close()
         await self.cache.close()
         await self.mounter.close()
+        await self.kept.close()
         for mount in self.tree.mounts:
             with contextlib.suppress(FsError):
                 await mount.store.close()
@@ -96,6 +121,9 @@ class FileSystem:
             return Found(overlay[name], VIRTUAL_TTL_S)
         if self.tree.is_virtual(folder):
             return Found(None, VIRTUAL_TTL_S)
+        draft = self.drafts.in_folder(folder).get(name)
+        if draft is not None:
+            return Found(draft.entry(), DRAFT_TTL_S)
         return self.metadata.peek(folder, name)
 
     async def lookup(self, folder: str, name: str) -> Found:
@@ -140,7 +168,8 @@ class FileSystem:
         if not is_rooted and isinstance(await self.stat(path), FileEntry):
             raise NotADirectory(f"{path} is a file, not a folder", path=path)
         mount, prefix = self.tree.folder_place(path)
-        overlay = self.tree.overlay(path) or {}
+        overlay: dict[str, Entry] = {**(self.tree.overlay(path) or {})}
+        overlay |= {name: draft.entry() for name, draft in self.drafts.in_folder(path).items()}
         if mount is not None and not overlay:
             return await self.metadata.listing(mount, path, prefix)
         listing = Listing(path, mount, prefix, fixed=sorted(overlay.items()))
@@ -181,12 +210,16 @@ class FileSystem:
             yield [entry]
             return
         mount, prefix = self.tree.folder_place(path)
+        if drafts := [draft for draft in self.drafts.below(path) if draft.mount is mount]:
+            yield [draft.entry() for draft in drafts]
+        told = {draft.path for draft in drafts}  # by now they may have become versions, which the store lists
         inner = [other for other in self.tree.below(path) if other is not mount]
         if mount is not None:
             hidden = [other.path for other in inner]
             async with contextlib.aclosing(self.metadata.walk(mount, path, prefix, on_hidden)) as pages:
                 async for files in pages:
-                    yield [file for file in files if not any(paths.is_within(file.path, h) for h in hidden)]
+                    shown = [file for file in files if file.path not in told] if told else files
+                    yield [file for file in shown if not any(paths.is_within(file.path, h) for h in hidden)]
         for other in inner:
             if self.tree.locate(paths.split(other.path)[0]).mount in (mount, None):
                 async for files_below in self.walk(other.path, on_hidden=on_hidden):
@@ -206,8 +239,8 @@ class FileSystem:
         policy = mount.settings.policy or self._settings.cache_policy
         return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy)
 
-    def open(self, entry: FileEntry) -> OpenFile:
-        """Open one version for reading; no I/O.  The caller closes it."""
+    def open_version(self, entry: FileEntry) -> OpenFile:
+        """Open one version in a store for reading; no I/O.  The caller closes it."""
         file = self.cache.open(self.source(entry))
         entry.mount.open_files += 1
         if file.complete:
@@ -217,6 +250,45 @@ class FileSystem:
         if self._settings.prefetch:
             self.prefetcher.opened(entry)
         return OpenFile(self, entry, file)
+
+    def open(self, entry: FileEntry) -> AnyFile:
+        """Open what an entry's path shows now for reading: what is being written there, or its version."""
+        draft = self.draft_of(entry) or self.drafts.find(entry.path)
+        return self.open_version(entry) if draft is None else self.changes.opened(draft, writes=False)
+
+    def draft_of(self, entry: Entry) -> Draft | None:
+        """The draft that an entry is of, whatever has become of its name; None if it is no draft any more."""
+        return self.drafts.by_version(entry.version) if isinstance(entry, FileEntry) else None
+
+    def is_written(self, entry: FileEntry) -> bool:
+        """Is an entry that of a file being written?"""
+        return is_draft(entry)
+
+    def now_ns(self) -> int:
+        """The time, nanoseconds since 1970."""
+        return self._clock.time_ns()
+
+    def settled(self, draft: Draft, entry: FileEntry) -> None:
+        """A draft has become a version (uploader.Host)."""
+        for told in self.on_settle:
+            told(draft.path, draft.version, entry)
+
+    async def learn_file(self, path: str, entry: FileEntry | None, *, told: bool = True) -> None:
+        """A path shows that file from now on, known in a way that outlives a crash (uploader.Host)."""
+        mount = self.tree.locate(path).mount
+        assert mount is not None
+        await self.writer.learn(mount, path, entry, alone=entry is None, told=told)
+
+    async def foresee(self, path: str) -> None:
+        """What a path shows is about to change (uploader.Host)."""
+        await self.metadata.foresee(paths.split(path)[0])
+
+    async def learn_folder(self, path: str, entry: FolderEntry | None) -> None:
+        """A path shows that folder from now on, or none (changes.Host)."""
+        mount = self.tree.locate(path).mount
+        assert mount is not None
+        self.metadata.learn(mount, *paths.split(path), entry)
+        await self.metadata.settle()
 
     def reopen(self, entry: FileEntry, file: CachedFile, local_id: int) -> bool:
         """Open a file that was closed once more, if all of it is cached still (openfile.Host)."""
@@ -249,11 +321,11 @@ class FileSystem:
 
     def is_cached(self, entry: FileEntry) -> bool:
         """Is the whole file in the cache?"""
-        return entry.size == 0 or self.cache.residency(self.source(entry)) == entry.size
+        return is_draft(entry) or entry.size == 0 or self.cache.residency(self.source(entry)) == entry.size
 
     def residency(self, entry: FileEntry) -> int:
         """Bytes of this version in the cache."""
-        return self.cache.residency(self.source(entry))
+        return entry.size if is_draft(entry) else self.cache.residency(self.source(entry))
 
     async def fetch(self, entry: FileEntry) -> None:
         """Bring one file into the cache, if it is not there.
@@ -262,7 +334,7 @@ class FileSystem:
             NoSpace: the cache does not admit it.
             FsError: the store fails.
         """
-        if entry.size == 0:
+        if entry.size == 0 or is_draft(entry):
             return
         file = self.cache.open(self.source(entry))
         try:
@@ -395,10 +467,13 @@ class FileSystem:
         Raises:
             NotFound, NotADirectory, NotEmpty, Busy: it is not an empty folder, or a mount.
         """
+        if self.tree.mount_at(path) is not None:
+            raise Busy(f"{path} is a mount; use `forebay fs unmount`", path=path)
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
-            await self.writer.remove_marker(path)
+            await self.stat(path)
+            await self.changes.rmdir(path)
         self.tell(path)
 
     async def mount(self, path: str, url: str, options: MountOptions) -> Mount:
@@ -427,12 +502,14 @@ class FileSystem:
     # ------------------------------------------------------------------ writing
 
     async def write(self, path: str, chunks: AsyncIterator[Buffer], *, overwrite: bool = True) -> FileEntry:
-        """Store a whole file; it is visible whole or not at all.  See `forebay.vfs.writer`."""
-        return await self.writer.write(path, chunks, overwrite=overwrite)
+        """Store a whole file; it is visible whole or not at all.  See `forebay.vfs.changes`."""
+        return await self.changes.write_whole(path, chunks, overwrite=overwrite)
 
-    async def remove(self, path: str, *, recursive: bool = False) -> int:
-        """Remove a file, or a folder with all below it; return the number of objects removed."""
-        return await self.writer.remove(path, recursive=recursive)
+    async def remove(self, path: str, *, recursive: bool = False, force: bool = False) -> int:
+        """Remove a file, or a folder with all below it; see `forebay.vfs.removing.remove`."""
+        removed = await remove(self, path, recursive=recursive, force=force)
+        self.tell(path)
+        return removed
 
     def counters(self) -> dict[str, int]:
         """What has happened since the start; every number only grows."""

@@ -157,15 +157,17 @@ class Metadata:
     async def _head_and_list(self, folder: Folder, key_prefix: str, name: str) -> Entry | None:
         answers = await asyncio.gather(
             self._head(folder, key_prefix, name),
-            self._has_keys(folder.mount, f"{key_prefix}{name}/"),
+            self._first_page(folder.mount, f"{key_prefix}{name}/"),
             return_exceptions=True,
         )
-        file, is_folder = answers
+        file, page = answers
         if isinstance(file, BaseException):
             raise file
-        if isinstance(is_folder, BaseException):
-            raise is_folder
-        return folder_entry(join(folder.path, name), folder.mount) if is_folder else file
+        if isinstance(page, BaseException):
+            raise page
+        if page is None:
+            return file
+        return folder_entry(join(folder.path, name), folder.mount, page.folder_metas.get(f"{key_prefix}{name}/"))
 
     async def _stat(self, folder: Folder, key_prefix: str, name: str) -> Entry | None:
         self.store_requests += 1
@@ -188,10 +190,11 @@ class Metadata:
             return None
         return file_entry(join(folder.path, name), folder.mount, meta)
 
-    async def _has_keys(self, mount: Mount, prefix: str) -> bool:
+    async def _first_page(self, mount: Mount, prefix: str) -> ListPage | None:
+        """The first page of a folder; None if there is no such folder."""
         async with contextlib.aclosing(self.pages(mount, prefix)) as pages:
             page = await anext(pages, None)
-        return page is not None and bool(page.objects or page.folders)
+        return page if page is not None and (page.objects or page.folders) else None
 
     async def listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
         """The folder's entries: those known if they are young enough, else as the store sends them."""
@@ -344,6 +347,11 @@ class Metadata:
         if (running := self._listings.get(folder)) is not None:
             running.is_overtaken = True
         return now
+
+    async def foresee(self, folder: str) -> None:
+        """A name in a folder is about to change: a daemon that ends before we know of it must not remember the old."""
+        self.names.drop(folder)
+        await self.names.settle()
 
     async def settle(self) -> None:
         """Return when nothing that was forgotten or changed before this call can come back, not even by a crash."""

@@ -5,6 +5,7 @@ after its store has answered; a store is closed when nothing is under way throug
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -15,10 +16,12 @@ from forebay import paths
 from forebay.cache.cache import Cache
 from forebay.errors import Busy, FsError, Invalid, NotADirectory, NotFound, TimedOut
 from forebay.stores.base import Store
+from forebay.vfs.drafts import DraftTable
 from forebay.vfs.entries import FileEntry, Found, Mount, MountOptions
 from forebay.vfs.metadata import Metadata
 from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.tree import Tree
+from forebay.vfs.uploader import Uploader
 
 log = structlog.get_logger()
 
@@ -30,6 +33,8 @@ class Host(Protocol):
     metadata: Metadata
     cache: Cache
     prefetcher: Prefetcher
+    drafts: DraftTable
+    uploader: Uploader
     deadline_s: float
 
     async def lookup(self, folder: str, name: str) -> Found:
@@ -54,6 +59,7 @@ class MountChanges:
     freshness: str | None = None
     ttl_s: float | None = None
     policy: str | None = None
+    write_mode: str | None = None
 
     def apply(self, now: MountOptions) -> MountOptions:
         """The options of a mount with these changes made.
@@ -72,6 +78,7 @@ class MountChanges:
             freshness=freshness,
             ttl_s=now.ttl_s if self.ttl_s is None else self.ttl_s,
             policy=self.policy or now.policy,
+            write_mode=self.write_mode or now.write_mode,
         )
 
 
@@ -173,13 +180,14 @@ class Mounter:
 
         Raises:
             NotFound: no mount is there.
-            Busy: files of it are open, or something is mounted inside it.
+            Busy: files of it are open or wait for their upload, or something is mounted inside it.
         """
         host = self._host
         mount = host.tree.mount_at(path)
         count = mount.open_files if mount is not None else 0
         if count:
             raise Busy(f"{path} is busy: {count} of its files are open", path=path)
+        await self._check_uploads(path)
         mount = host.tree.remove_mount(path)
         self._forget(path)
         await host.prefetcher.forget(path)
@@ -188,6 +196,15 @@ class Mounter:
         await host.cache.settle(mount.store)  # no call may follow a store's close
         await mount.store.close()
         log.info("mount.removed", path=path, url=mount.url)
+
+    async def _check_uploads(self, path: str) -> None:
+        """Raise Busy if the store lacks what was written: without its mount it could not be sent."""
+        for draft in self._host.drafts.below(path):
+            with contextlib.suppress(FsError):
+                await self._host.uploader.settle(draft)  # one whose upload has just ended is about to go
+        if count := len(self._host.drafts.below(path)):
+            waiting = "1 file waits for its" if count == 1 else f"{count:,} files wait for their"
+            raise Busy(f"{path} is busy: {waiting} upload: forebay fs flush {path}", path=path)
 
     def _forget(self, path: str) -> None:
         self._host.metadata.forget(path)

@@ -14,6 +14,8 @@ from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import FsError, Invalid, NotFound
 from forebay.stores.base import Store
+from forebay.vfs.attributed import AttributedStore
+from forebay.vfs.attributes import KeptAttributes
 from forebay.vfs.control import ControlDb
 from forebay.vfs.entries import FolderEntry, Mount, MountOptions
 from forebay.vfs.mounttable import MountTable, Place
@@ -34,11 +36,14 @@ class OpenStore(Protocol):
 class Tree:
     """See the module."""
 
-    def __init__(self, settings: Settings, control: ControlDb, clock: Clock, open_store: OpenStore) -> None:
+    def __init__(
+        self, settings: Settings, control: ControlDb, clock: Clock, open_store: OpenStore, kept: KeptAttributes
+    ) -> None:
         self._settings = settings
         self._open_store = open_store
         self._control = control
         self._clock = clock
+        self._kept = kept
         self._table = MountTable()
         self._overlay: dict[str, dict[str, FolderEntry]] = {}
         self._pinned: list[str] = []
@@ -62,6 +67,8 @@ class Tree:
         """
         if options.freshness not in ("ttl", *_LIFETIMES):
             raise Invalid(f"freshness must be 'immutable', 'ttl' or 'always', not {options.freshness!r}")
+        if options.write_mode not in ("through", "back"):
+            raise Invalid(f"write mode must be 'through' or 'back', not {options.write_mode!r}")
         if options.policy not in (None, "keep", "lru"):
             raise Invalid(f"policy must be 'keep' or 'lru', not {options.policy!r}")
         store, prefix = self._open_store(url, dict(options.options), settings=self._settings)
@@ -69,6 +76,8 @@ class Tree:
             if not store.capabilities.any_prefix:
                 raise Invalid(f"{url}: folders there have names of their own, so --shared-prefix means nothing")
             prefix = prefix if url.endswith("/") else prefix.removesuffix("/")
+        if store.capabilities.writable and not store.capabilities.attributes:
+            store = AttributedStore(store, self._kept)
         ttl_s = options.ttl_s if options.ttl_s is not None else self._settings.ttl_s
         return Mount(
             path=path,

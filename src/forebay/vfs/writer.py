@@ -1,23 +1,20 @@
-"""Whole-file writes and removals, straight to the store: what `forebay fs cp`, `rm`, `mkdir` and `rmdir` need.
+"""Removals and empty folders, straight to the store: what `forebay fs rm`, `mkdir` and `rmdir` need.
 
 Acknowledged means that the store has it.  A file becomes visible whole or not at all.
 """
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from forebay import paths
 from forebay.errors import AlreadyExists, Busy, Invalid, IsADirectory, NotADirectory, NotEmpty, NotFound, ReadOnly
-from forebay.types import Buffer, ObjectMeta
-from forebay.units import MIB
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry, folder_entry
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount
 from forebay.vfs.metadata import Metadata
 from forebay.vfs.tree import Tree
 
 DELETES_MAX = 32  # under way at a time
-SINGLE_PUT_BYTES = 8 * MIB  # up to this size one PUT; more is a multipart upload
 
 
 class Host(Protocol):
@@ -41,23 +38,12 @@ class Writer:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def write(self, path: str, chunks: AsyncIterator[Buffer], *, overwrite: bool) -> FileEntry:
-        """Store a whole file.
+    async def check_target(self, path: str, *, overwrite: bool) -> None:
+        """Check that a file may be stored at a path.
 
         Raises:
-            ReadOnly: the mount takes no writes, or the path lies in none.
-            AlreadyExists: the file is there, and not `overwrite`.
-            IsADirectory, NotADirectory: the path, or a name above it, is the wrong thing.
-            FsError: the store failed; nothing became visible.
+            AlreadyExists, IsADirectory, NotADirectory.
         """
-        mount, key = self._writable(path)
-        await self._check_target(path, overwrite=overwrite)
-        meta = await _put(mount, key, chunks, if_absent=not overwrite)
-        entry = file_entry(path, mount, meta)
-        await self._learn(mount, path, entry)
-        return entry
-
-    async def _check_target(self, path: str, *, overwrite: bool) -> None:
         await self._check_above(path)
         try:
             entry = await self._host.stat(path)
@@ -80,39 +66,45 @@ class Writer:
                 raise NotADirectory(f"{folder} is a file; nothing can lie below it", path=path)
             return
 
-    async def remove(self, path: str, *, recursive: bool) -> int:
-        """Remove a file, or with `recursive` a folder and all below it; return how many objects are gone.
+    async def empty(self, path: str) -> int:
+        """Remove a folder with all below it, or all that a mount shows; return how many objects are gone.
+
+        What lies behind another mount stays, with the folders that lead there.
 
         Raises:
-            IsADirectory: a folder, and not `recursive`.
-            Busy: a mount lies at or below the path.
-            NotFound, ReadOnly.
+            ReadOnly.
+            FsError: the store failed; some of it is gone.
         """
-        if self._host.tree.is_virtual(path) or self._host.tree.below(path):
-            raise Busy(
-                f"{path} is, or holds, a mount or a virtual folder; use `forebay fs unmount` and `rmdir`", path=path
-            )
-        mount, key = self._writable(path)
-        entry = await self._host.stat(path)
-        if isinstance(entry, FileEntry):
-            await self._delete(mount, key)
-            await self._learn(mount, path, None)
-            return 1
-        if not recursive:
-            raise IsADirectory(f"{path} is a folder; use -r to remove it with all it holds", path=path)
+        mount, prefix = self._host.tree.folder_place(path)
+        assert mount is not None
+        self.check_writes(path)
+        inner = [other.path for other in self._host.tree.below(path) if other is not mount]
+
+        def is_kept(key: str) -> bool:
+            place = paths.join(path, key.removeprefix(prefix).rstrip("/"))
+            return any(paths.is_within(place, hidden) or paths.is_within(hidden, place) for hidden in inner)
+
         removed = 0
-        markers: list[str] = []  # where folders exist by themselves, only an empty one can be removed
+        markers = set() if path == mount.path else {prefix}
         try:
-            async for page in self._host.metadata.pages(mount, key + "/", recursive=True):
-                markers += (meta.key for meta in page.objects if meta.key.endswith("/"))
-                removed += len(page.objects)
-                await self._delete_all(mount, [meta.key for meta in page.objects if not meta.key.endswith("/")])
-            deepest_first = sorted({*markers, key + "/"}, key=_depth, reverse=True)
+            async for page in self._host.metadata.pages(mount, prefix, recursive=True):
+                keys = [meta.key for meta in page.objects if meta.key != prefix or path != mount.path]
+                if inner:
+                    keys = [key for key in keys if not is_kept(key)]
+                markers.update(folder for key in keys for folder in _folders_of(key, prefix))
+                removed += len(keys)
+                await self._delete_all(mount, [key for key in keys if not key.endswith("/")])
+            # Where folders exist by themselves, only an empty one can be removed.
+            deepest_first = sorted((key for key in markers if not is_kept(key)), key=_depth, reverse=True)
             for _, level in itertools.groupby(deepest_first, key=_depth):
                 await self._delete_all(mount, list(level))
         finally:
             self._host.metadata.forget(path)
-        await self._learn(mount, path, None)
+        if path == mount.path:
+            self._host.tell(path)
+            await self._host.metadata.settle()
+        else:
+            await self.learn(mount, path, None)
         return removed
 
     async def make_marker(self, mount: Mount, key: str) -> None:
@@ -121,7 +113,7 @@ class Writer:
         Raises:
             ReadOnly: the mount takes no writes.
         """
-        self._writable(mount.path)
+        self.writable(mount.path)
         await self._host.metadata.answer(mount, mount.store.put(key, b""))
 
     async def remove_marker(self, path: str) -> None:
@@ -134,12 +126,12 @@ class Writer:
             raise Busy(f"{path} is a mount; use `forebay fs unmount`", path=path)
         if isinstance(await self._host.stat(path), FileEntry):
             raise NotADirectory(f"{path} is a file; use `forebay fs rm`", path=path)
-        mount, key = self._writable(path)
+        mount, key = self.writable(path)
         async for page in self._host.metadata.pages(mount, key + "/", recursive=True):
             if any(meta.key != key + "/" for meta in page.objects):
                 raise NotEmpty(f"{path} is not empty", path=path)
         await self._delete(mount, key + "/")
-        await self._learn(mount, path, None)
+        await self.learn(mount, path, None)
 
     async def _delete_all(self, mount: Mount, keys: list[str]) -> None:
         for start in range(0, len(keys), DELETES_MAX):
@@ -152,46 +144,66 @@ class Writer:
     async def _delete(self, mount: Mount, key: str) -> None:
         await self._host.metadata.answer(mount, mount.store.delete(key))
 
-    def _writable(self, path: str) -> tuple[Mount, str]:
-        mount, key = self._host.tree.locate(path)
-        if mount is None:
-            raise ReadOnly(f"{path} is not inside a mount; files live in mounts (forebay fs mount)", path=path)
-        if mount.settings.readonly or not mount.store.capabilities.writable:
-            raise ReadOnly(f"{mount.path} is mounted read-only", path=path)
+    def writable(self, path: str) -> tuple[Mount, str]:
+        """The mount and key of a path that takes writes.
+
+        Raises:
+            ReadOnly: it takes none, or lies in no mount.
+        """
+        mount, key = self.check_writes(path), self._host.tree.locate(path).key
         if path == mount.path and key == mount.prefix and key and not key.endswith("/"):
             raise Invalid(f"{path} is the mount itself", path=path)
         return mount, key
 
-    async def _learn(self, mount: Mount, path: str, entry: FileEntry | None) -> None:
-        """Have it known, in a way that outlives a crash; frontends are told first."""
+    def check_writes(self, path: str) -> Mount:
+        """The mount of a path, if it takes writes.
+
+        Raises:
+            ReadOnly: it takes none, or the path lies in no mount.
+        """
+        mount = self._host.tree.locate(path).mount
+        if mount is None:
+            raise ReadOnly(f"{path} is not inside a mount; files live in mounts (forebay fs mount)", path=path)
+        if mount.settings.readonly or not mount.store.capabilities.writable:
+            raise ReadOnly(f"{mount.path} is mounted read-only", path=path)
+        return mount
+
+    async def learn(
+        self, mount: Mount, path: str, entry: FileEntry | None, *, alone: bool = False, told: bool = True
+    ) -> None:
+        """Have it known what a path shows now, in a way that outlives a crash; frontends are told first.
+
+        Args:
+            alone: neither what is below the path has changed, nor can folders above it come or go.
+            told: False if frontends know it.
+        """
+        metadata = self._host.metadata
         folder, name = paths.split(path)
-        self._host.metadata.learn(mount, folder, name, entry)
-        self._host.tell(path)
-        while folder != mount.path:  # folders come and go with the keys below them
-            self._host.tell(folder, below=False)
+        metadata.learn(mount, folder, name, entry)
+        if told:
+            self._host.tell(path, below=not alone)
+        while not alone and folder != mount.path:  # folders come and go with the keys below them
             path = folder
             folder, name = paths.split(folder)
-            if entry is None:
-                self._host.metadata.doubt(folder, name)
-            else:
-                self._host.metadata.learn(mount, folder, name, folder_entry(path, mount))
-        await self._host.metadata.settle()
+            known = metadata.peek(folder, name)
+            if entry is not None and known is not None and isinstance(known.entry, FolderEntry):
+                break
+            self._host.tell(path, below=False)
+            metadata.doubt(folder, name)
+        await metadata.settle()
 
 
-async def _put(mount: Mount, key: str, chunks: AsyncIterator[Buffer], *, if_absent: bool) -> ObjectMeta:
-    head = bytearray()
-    async for chunk in chunks:
-        head += memoryview(chunk)
-        if len(head) > SINGLE_PUT_BYTES:
-            return await mount.store.put_stream(key, _again(bytes(head), chunks))
-    if_absent = if_absent and mount.store.capabilities.conditional_put
-    return await mount.store.put(key, bytes(head), if_absent=if_absent)
+def _folders_of(key: str, prefix: str) -> Iterator[str]:
+    """The folders below `prefix` that a key is, or lies in: without an object of their own, too, they have attributes.
 
-
-async def _again(head: bytes, rest: AsyncIterator[Buffer]) -> AsyncIterator[Buffer]:
-    yield head
-    async for chunk in rest:
-        yield chunk
+    >>> list(_folders_of("p/a/b/c", "p/")), list(_folders_of("p/a/", "p/")), list(_folders_of("/a//b", ""))
+    (['p/a/', 'p/a/b/'], ['p/a/'], ['/a/'])
+    """
+    at = key.find("/", len(prefix))
+    while at >= 0:
+        if key[max(0, at - 1) : at] not in ("", "/"):  # "/" itself, and "a//", are no folders
+            yield key[: at + 1]
+        at = key.find("/", at + 1)
 
 
 def _depth(key: str) -> int:

@@ -44,7 +44,7 @@ class CountingStore(FaultyStore):
 
 
 async def opened(rig: Rig, path: str) -> OpenFile:
-    return rig.fs.open(await rig.stat_file(path))
+    return rig.fs.open_version(await rig.stat_file(path))
 
 
 async def mounted(rig: Rig, data: bytes, **options: object) -> OpenFile:

@@ -9,6 +9,7 @@ from forebay.errors import Denied, Invalid, NotFound
 from forebay.stores.local import LocalStore
 from forebay.testing.faulty_store import FaultyStore, Hang
 from forebay.testing.rig import Rig
+from forebay.vfs.attributed import AttributedStore
 from forebay.vfs.entries import MountOptions, object_url
 from forebay.vfs.mounter import MountChanges
 
@@ -87,7 +88,8 @@ async def test_a_reader_goes_on_through_a_change_and_the_old_store_is_closed_aft
         await asyncio.sleep(0.05)
         rig.stores["s"] = new = Closable(rig.memory("s"))
         await rig.fs.update_mount("/m", MountChanges(options={"key": "new"}))
-        assert (mount.store, old.is_closed) == (new, False)
+        assert isinstance(mount.store, AttributedStore)
+        assert (mount.store.inner, old.is_closed) == (new, False)
         answer.set()
         assert bytes(memoryview(await reading)) == b"1"
         file.close()

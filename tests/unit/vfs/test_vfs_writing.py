@@ -9,7 +9,7 @@ import pytest
 from forebay.errors import AlreadyExists, Busy, IsADirectory, NotADirectory, NotFound, ReadOnly, Unavailable
 from forebay.testing.rig import Rig
 from forebay.units import MIB
-from forebay.vfs.writer import SINGLE_PUT_BYTES
+from forebay.vfs.sending import SINGLE_PUT_BYTES
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -51,7 +51,7 @@ async def test_a_large_file_goes_in_parts(tmp_path: Path) -> None:
         data = bytes(range(256)) * 4096 * 9
         await rig.fs.write("/s/a", chunks(*(data[start : start + MIB] for start in range(0, len(data), MIB))))
         assert len(data) > SINGLE_PUT_BYTES
-        assert rig.memory("s").requests["put_stream"] == 1
+        assert rig.memory("s").requests["upload"] == 1
         assert await rig.read("/s/a") == data
 
 

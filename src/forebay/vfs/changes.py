@@ -1,0 +1,290 @@
+"""Everything that changes files and folders: what the system calls of a writer mean on stores that keep objects.
+
+Files are written as drafts (`drafts.py`), which the uploader sends.  Names change in the store at once, in every
+write mode, save those of files that the store does not have yet: these change here alone.
+
+*Callers*: frontends and the admin API, on the loop.  *Locks*: one per path while a draft is made; a draft's own.
+*Awaits*: stores, the pool.  *Invariants*: a file that is moved is at one of its two places at every moment; what is
+open goes on after its name is gone.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from typing import cast
+
+from forebay import paths
+from forebay.errors import (
+    AlreadyExists,
+    Busy,
+    CrossesMounts,
+    FsError,
+    Invalid,
+    IsADirectory,
+    NotADirectory,
+    NotEmpty,
+    Unsupported,
+)
+from forebay.stores.base import AttributesStore
+from forebay.types import Attributes, Posix
+from forebay.vfs.attributed import AttributedStore
+from forebay.vfs.drafting import Drafting, meta_of
+from forebay.vfs.drafts import changed_posix
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry
+from forebay.vfs.renames import Progress
+
+LINK_BYTES_MAX = 4096  # PATH_MAX
+LINK_MODE = stat.S_IFLNK | 0o777
+
+
+class Changes(Drafting):
+    """See the module."""
+
+    # ------------------------------------------------------------------ names
+
+    async def unlink(self, path: str) -> None:
+        """Remove a file; who has it open goes on with it.
+
+        Raises:
+            NotFound, IsADirectory, ReadOnly.
+            FsError: the store failed; the file is still there.
+        """
+        mount, key = self._host.writer.writable(path)
+        async with self._alone(path), self._held(path) as draft:
+            if draft is None:
+                entry = await self._host.stat(path)
+                if isinstance(entry, FolderEntry):
+                    raise IsADirectory(f"{path} is a folder", path=path)
+                await self._keep_open(entry)
+            if draft is None or draft.base is not None or draft.error:  # it may be there although an answer was lost
+                await self._keep_folder(mount, path)
+                await self._uploader.settle_records()
+                await self._host.metadata.foresee(paths.split(path)[0])
+                await self._host.metadata.answer(mount, mount.store.delete(key))
+            if draft is not None:
+                draft.base = draft.base_sums = draft.stored = None
+                await self._end(draft)
+        await self._host.kept.forget(mount.store.location, key)
+        await self._host.learn_file(path, None)
+
+    async def _keep_open(self, entry: FileEntry) -> None:
+        """Bytes that somebody has open and that are not here would go with the object: bring them here."""
+        if entry.mount.open_files and self._host.cache.is_open(self._host.source(entry)) and not self._is_here(entry):
+            with contextlib.suppress(FsError):
+                await self._host.fetch(entry)
+
+    async def _keep_folder(self, mount: Mount, path: str) -> None:
+        """A folder that is only the beginning of keys would go with its last one: as on a disk, it stays."""
+        folder = paths.split(path)[0]
+        if folder == mount.path or mount.store.capabilities.folders or folder in self._marked:
+            return
+        await self._host.writer.make_marker(mount, self._host.tree.locate(folder).key + "/")
+        self._marked.add(folder)
+
+    async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
+        """Move a file or a folder, over a file or an empty folder if need be; for `progress` see `Renames.rename`.
+
+        Raises:
+            AlreadyExists: the target is there, and not `replace`.
+            NotFound, IsADirectory, NotADirectory, NotEmpty, ReadOnly, Busy: as rename(2).
+            Invalid: a folder into itself.
+            FsError: the store failed; `source` is still whole.
+        """
+        if source == target:
+            return
+        (mount, _), (target_mount, target_key) = map(self._host.writer.writable, (source, target))
+        if mount is not target_mount:
+            raise CrossesMounts(f"{source} and {target} are in different mounts", path=target)
+        if self._host.tree.below(source) or self._host.tree.below(target):
+            raise Busy(f"a mount is at or below {source} or {target}", path=target)
+        if paths.is_within(target, source):
+            raise Invalid(f"{target} is inside {source}", path=target)
+        entry = await self._host.stat(source)
+        there = (await self._host.lookup(*paths.split(target))).entry
+        if there is not None and not replace:
+            raise AlreadyExists(f"{target} exists already", path=target)
+        if isinstance(entry, FileEntry):
+            if isinstance(there, FolderEntry):
+                raise IsADirectory(f"{target} is a folder", path=target)
+            first, second = sorted((source, target))
+            async with self._alone(first), self._alone(second):
+                await self._rename_file(entry, there, target, target_key)
+        else:
+            if isinstance(there, FileEntry):
+                raise NotADirectory(f"{target} is a file", path=target)
+            await self._rename_folder(mount, entry, there, target, progress)
+
+    async def _rename_file(self, entry: FileEntry, there: Entry | None, target: str, target_key: str) -> None:
+        source, mount, old_key = entry.path, entry.mount, entry.key
+        await self._keep_folder(mount, source)
+        await self._uploader.settle_records()
+        for path in (source, target):
+            await self._host.metadata.foresee(paths.split(path)[0])
+        first, second = sorted((source, target))  # in one order, so that no two renames wait for each other
+        async with self._held(first) as one, self._held(second) as other:
+            draft, replaced = (one, other) if first == source else (other, one)
+            base = replaced.base if replaced is not None else there.version if isinstance(there, FileEntry) else None
+            if isinstance(there, FileEntry) and replaced is None:
+                await self._keep_open(there)
+            if draft is None:
+                await self._keep_open(entry)
+                await self._renames.rename(mount, old_key, target_key, is_folder=False)
+            elif draft.base is not None:  # the store has something of that name: what is here must be there first
+                await self._uploader.store(draft)
+                await self._renames.rename(mount, old_key, target_key, is_folder=False)
+            moved = None
+            if draft is None or draft.base is not None:
+                moved = file_entry(target, mount, await mount.store.head(target_key))
+            if draft is None:
+                assert moved is not None
+                self._move_cached(entry, moved)
+            else:
+                self._table.move(draft, target, target_key)
+                draft.base, draft.meta = (base, None) if moved is None else (moved.version, meta_of(moved))
+                await self._uploader.moved(draft)
+            if replaced is not None:  # last: until then, a crash leaves what was acknowledged there
+                await self._end(replaced)
+        if moved is None or not isinstance(mount.store, AttributedStore):  # else it has gone along
+            await self._host.kept.move(mount.store.location, old_key, target_key)
+        await self._host.learn_file(source, None)
+        if moved is not None:
+            await self._host.learn_file(target, moved)
+        else:
+            self._host.metadata.doubt(*paths.split(target))
+
+    def _move_cached(self, old: FileEntry, new: FileEntry) -> None:
+        """The bytes are the same under the new name: they need not be fetched again."""
+        if old.size != new.size:
+            return
+        path = self._staging.path(self._staging.new_id())
+        sums = self._host.cache.give_up(self._host.source(old), path, opens=0)
+        if sums and not self._host.cache.adopt(self._host.source(new), path, sums, (1 << len(sums)) - 1):
+            os.unlink(path)
+
+    async def _rename_folder(
+        self, mount: Mount, entry: FolderEntry, there: Entry | None, target: str, progress: Progress | None
+    ) -> None:
+        source = entry.path
+        source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
+        if there is not None:
+            await self.rmdir(target)
+        for path in [draft.path for draft in self._table.below(source)]:
+            async with self._held(path) as draft:
+                if draft is not None and draft.base is not None:
+                    await self._uploader.store(draft)
+        await self._keep_folder(mount, source)
+        try:
+            await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
+        finally:
+            self._host.metadata.forget(source)
+            self._host.metadata.forget(target)
+        for path in [draft.path for draft in self._table.below(source)]:
+            async with self._held(path) as draft:
+                if draft is None:
+                    continue
+                rest = draft.path[len(source) :]
+                self._table.move(draft, target + rest, target_key + rest)
+                if draft.base is not None:
+                    draft.meta = await mount.store.head(draft.key)
+                    draft.base = draft.meta.version
+                await self._uploader.moved(draft)
+        await self._host.learn_folder(source, None)
+        await self._host.learn_folder(target, FolderEntry(target, mount, entry.mtime_ns, entry.posix))
+
+    async def rmdir(self, path: str) -> None:
+        """Remove an empty folder.
+
+        Raises:
+            NotEmpty, NotADirectory, NotFound, Busy, ReadOnly.
+        """
+        mount = self._host.tree.locate(path).mount
+        if mount is not None and mount.path != path:
+            self._host.writer.writable(path)
+        if self._table.has_below(path):
+            raise NotEmpty(f"{path} is not empty", path=path)
+        await self._host.writer.remove_marker(path)
+        await self._keep_folder(self._host.writer.writable(path)[0], path)
+        self.unmark(path)
+
+    def unmark(self, path: str) -> None:
+        """What was done to keep folders at or below a path is undone, since they have gone."""
+        self._marked = {folder for folder in self._marked if not paths.is_within(folder, path)}
+
+    async def symlink(self, path: str, target: str, owner: Posix) -> FileEntry:
+        """Make a symbolic link: an object that holds the target's name, and is marked as a link.
+
+        Raises:
+            Unsupported: the store has no way to keep one.
+            AlreadyExists, ReadOnly, FsError.
+        """
+        mount, _ = self._host.writer.writable(path)
+        if not mount.store.capabilities.links:
+            raise Unsupported(f"{mount.path} keeps no symbolic links", path=path)
+        opened = await self.create(path, owner._replace(mode=LINK_MODE), exclusive=True)
+        try:
+            opened.draft.content.write(0, os.fsencode(target))
+            await self._uploader.flush(opened.draft)
+            return opened.entry
+        finally:
+            opened.close()
+
+    async def readlink(self, entry: FileEntry) -> bytes:
+        """Where a symbolic link points."""
+        opened = self._host.open(entry)
+        try:
+            return bytes(memoryview(await opened.read(0, LINK_BYTES_MAX)))
+        finally:
+            opened.close()
+
+    # ------------------------------------------------------------------ attributes
+
+    async def xattrs(self, entry: Entry) -> Mapping[str, bytes]:
+        """What users have set of a file or folder."""
+        mount, key = self._host.tree.locate(entry.path)
+        if mount is None:
+            return {}
+        kept = await self._host.kept.of(mount.store.location, _kept_key(entry, key))
+        return {} if kept is None else kept.xattrs
+
+    async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
+        """Set an attribute of a file or folder, or take it away."""
+        mount, key = self._host.writer.writable(entry.path)
+        await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
+
+    async def set_attributes(self, path: str, wanted: Attributes) -> Entry:
+        """Change modes, owner or time; the entry as it is then.
+
+        Raises:
+            NotFound, ReadOnly, Unsupported, FsError.
+        """
+        mount, key = self._host.writer.writable(path)
+        async with self._held(path) as draft:
+            if draft is not None:
+                draft.amend(wanted)
+                await self._uploader.moved(draft)
+                return draft.entry()
+        entry = await self._host.stat(path)
+        if not mount.store.capabilities.attributes:
+            raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
+        store = cast(AttributesStore, mount.store)
+        await self._host.metadata.answer(mount, store.set_attributes(_kept_key(entry, key), wanted))
+        return await self._restat(mount, entry, key, wanted)
+
+    async def _restat(self, mount: Mount, entry: Entry, key: str, wanted: Attributes) -> Entry:
+        posix = changed_posix(entry.posix, wanted, folder=isinstance(entry, FolderEntry))
+        time = entry.mtime_ns if wanted.mtime_ns is None else wanted.mtime_ns
+        if isinstance(entry, FolderEntry):
+            folder = entry._replace(posix=posix, mtime_ns=time)
+            await self._host.learn_folder(entry.path, folder)
+            return folder
+        changed = entry._replace(posix=posix, mtime_ns=time)
+        if not isinstance(mount.store, AttributedStore):  # a time may be part of its versions
+            changed = file_entry(entry.path, mount, await mount.store.head(key))
+            self._move_cached(entry, changed)
+        await self._host.learn_file(entry.path, changed)
+        return changed
+
+
+def _kept_key(entry: Entry, key: str) -> str:
+    return key + "/" if isinstance(entry, FolderEntry) else key
