@@ -10,6 +10,7 @@ MAJOR = 7
 MINOR_MIN = 27  # Linux 4.18; older kernels miss FUSE_MAX_PAGES only, but nobody tests them any more
 MINOR = 45
 MINOR_PRUNE = 45  # FUSE_NOTIFY_PRUNE
+MINOR_PASSED_WRITES = 41  # Linux 6.12: an appending write through passthrough grows the inode that others see
 
 ROOT_ID = 1  # FUSE_ROOT_ID
 UNKNOWN_INO = 0xFFFFFFFF  # FUSE_UNKNOWN_INO: a directory entry without an inode number
@@ -96,9 +97,22 @@ class Init(IntFlag):
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
     EXPLICIT_INVAL_DATA = 1 << 25
+    HANDLE_KILLPRIV_V2 = 1 << 28  # set-user-ID bits are for us to clear: the kernel need not ask at every write
     INIT_EXT = 1 << 30
     HAS_EXPIRE_ONLY = 1 << 35
     PASSTHROUGH = 1 << 37
+
+
+class Set(IntFlag):
+    """FATTR_*: what SETATTR sets."""
+
+    MODE = 1 << 0
+    UID = 1 << 1
+    GID = 1 << 2
+    SIZE = 1 << 3
+    MTIME = 1 << 5
+    FH = 1 << 6
+    MTIME_NOW = 1 << 8
 
 
 class Open(IntFlag):
@@ -141,7 +155,21 @@ INVAL_INODE_OUT = struct.Struct("=Qqq")  # ino, offset, length
 PRUNE_OUT = struct.Struct("=IIQ")  # count, padding, spare; so many node ids follow
 INVAL_ENTRY_OUT = struct.Struct("=QII")  # parent, namelen, flags; the name and a NUL follow
 
-DT_DIR, DT_REG = 4, 8  # dirent.h
+# valid padding, fh size lock_owner atime mtime ctime, *nsec x3, mode unused uid gid unused
+SETATTR_IN = struct.Struct("=II6Q8I")
+WRITE_IN = struct.Struct("=QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding
+WRITE_OUT = struct.Struct("=II")  # size, padding
+FLUSH_IN = struct.Struct("=QIIQ")  # fh, unused, padding, lock_owner
+FSYNC_IN = struct.Struct("=QII")  # fh, fsync_flags, padding
+CREATE_IN = struct.Struct("=IIII")  # flags, mode, umask, open_flags; a name follows
+MKDIR_IN = struct.Struct("=II")  # mode, umask; a name follows
+MKNOD_IN = struct.Struct("=IIII")  # mode, rdev, umask, padding; a name follows
+RENAME_IN = struct.Struct("=Q")  # newdir; two names follow
+RENAME2_IN = struct.Struct("=QII")  # newdir, flags, padding; two names follow
+SETXATTR_IN = struct.Struct("=II")  # size, flags; a name and the value follow
+FALLOCATE_IN = struct.Struct("=QQQII")  # fh, offset, length, mode, padding
+
+DT_DIR, DT_REG, DT_LNK = 4, 8, 10  # dirent.h
 
 
 def _ioc(direction: int, number: int, size: int) -> int:

@@ -6,6 +6,7 @@ file that the cache deletes is taken back at once, since it would hold its disk 
 """
 
 import contextlib
+import os
 
 from forebay.frontends.fuse import abi
 from forebay.frontends.fuse.device import Device
@@ -19,14 +20,16 @@ _FLAGS = int(abi.Open.PASSTHROUGH | abi.Open.NOFLUSH)
 class _Backing:
     """The file of one node.  `file` is open while `opens` is positive."""
 
-    __slots__ = ("answer", "backing_id", "file", "is_unwanted", "opens", "was_opened")
+    __slots__ = ("answer", "backing_id", "file", "inode", "is_changing", "is_unwanted", "opens", "was_opened")
 
-    def __init__(self, node_id: int, backing_id: int, file: OpenFile) -> None:
+    def __init__(self, node_id: int, backing_id: int, file: OpenFile | None, inode: int) -> None:
         self.answer = abi.OPEN_OUT.pack(PASSED | node_id, _FLAGS, backing_id)
         self.backing_id = backing_id
-        self.file = file
+        self.file = file  # None: whoever has it open holds it
+        self.inode = inode  # of the local file
         self.opens = 1
         self.was_opened = True  # since it was last looked at for eviction
+        self.is_changing = False  # somebody writes it, or has: it is not only `file`
         self.is_unwanted = False  # to be taken back with the last close
 
 
@@ -52,9 +55,9 @@ class BackingFiles:
     def reopen(self, node_id: int) -> bytes | None:
         """The answer to one more open of a node; None if its file is not registered."""
         backing = self._kept.get(node_id)
-        if backing is None:
+        if backing is None or backing.is_changing:
             return None
-        if not backing.opens and not backing.file.reopen():
+        if not backing.opens and (backing.file is None or not backing.file.reopen()):
             self._take_back(node_id)
             return None
         backing.opens += 1
@@ -64,17 +67,48 @@ class BackingFiles:
     def open(self, node_id: int, file: OpenFile) -> bytes | None:
         """Register a node's open file; the answer to that open, or None if it is not complete or the kernel refuses."""
         fd = file.local_fd()
-        if fd is None:
+        if fd is None or self.live(node_id):
             return None
-        try:
-            backing_id = self._device.open_backing(fd)
-        except OSError:
-            return None  # such as ENFILE: this open goes through the page cache
-        backing = self._kept[node_id] = _Backing(node_id, backing_id, file)
+        backing = self._register(node_id, fd, file)
+        if backing is None:
+            return None
         self._nodes_of.setdefault(file.local_id, []).append(node_id)
         if len(self._kept) > KEPT_MAX:
             self._take_back_oldest()
         return backing.answer
+
+    def _register(self, node_id: int, fd: int, file: OpenFile | None) -> _Backing | None:
+        if node_id in self._kept:
+            self._take_back(node_id)
+        try:
+            backing_id = self._device.open_backing(fd)
+        except OSError:
+            return None  # such as ENFILE: this open goes through the page cache
+        backing = self._kept[node_id] = _Backing(node_id, backing_id, file, os.fstat(fd).st_ino)
+        return backing
+
+    def live(self, node_id: int) -> int:
+        """Opens of a node that are alive."""
+        backing = self._kept.get(node_id)
+        return 0 if backing is None else backing.opens
+
+    def hold(self, node_id: int, fd: int) -> int | None:
+        """One more open of a node on a local file, whose handle is the caller's; the backing id.
+
+        None if the kernel refuses, or other opens of the node, which are alive, are of another file.  Ends with
+        `close` of the node's id.
+        """
+        backing = self._kept.get(node_id)
+        if backing is not None and backing.opens:
+            if backing.inode != os.fstat(fd).st_ino:
+                return None
+            backing.opens += 1
+        else:
+            backing = self._register(node_id, fd, None)
+            if backing is None:
+                return None
+        backing.is_changing = backing.is_unwanted = True
+        return backing.backing_id
 
     def file(self, handle: int) -> OpenFile | None:
         """The open file of such a handle."""
@@ -83,13 +117,14 @@ class BackingFiles:
 
     def close(self, handle: int) -> None:
         """One open less; a handle that is not open is ignored."""
-        node_id = handle ^ PASSED
+        node_id = handle & ~PASSED
         backing = self._kept.get(node_id)
         if backing is None or not backing.opens:
             return
         backing.opens -= 1
         if not backing.opens:
-            backing.file.close()
+            if backing.file is not None:
+                backing.file.close()
             if backing.is_unwanted:
                 self._take_back(node_id)
 
@@ -121,10 +156,11 @@ class BackingFiles:
 
     def _take_back(self, node_id: int) -> None:
         backing = self._kept.pop(node_id)
-        nodes = self._nodes_of[backing.file.local_id]
-        nodes.remove(node_id)
-        if not nodes:
-            del self._nodes_of[backing.file.local_id]
+        if backing.file is not None:
+            nodes = self._nodes_of[backing.file.local_id]
+            nodes.remove(node_id)
+            if not nodes:
+                del self._nodes_of[backing.file.local_id]
         with contextlib.suppress(OSError):  # the mount may have ended
             self._device.close_backing(backing.backing_id)
 
@@ -132,6 +168,6 @@ class BackingFiles:
         """Give everything back: the mount has ended."""
         for node_id in list(self._kept):
             backing = self._kept[node_id]
-            if backing.opens:
+            if backing.opens and backing.file is not None:
                 backing.file.close()
             self._take_back(node_id)

@@ -10,9 +10,10 @@ import os
 import sys
 
 from forebay.frontends.fuse import abi
+from forebay.frontends.fuse.handshake import MAX_READ_BYTES
 from forebay.types import Buffer
 
-REQUEST_BYTES_MAX = 64 * 1024  # FUSE_MIN_READ_BUFFER is 8 KiB; names, and extended attributes that we refuse
+REQUEST_BYTES_MAX = MAX_READ_BYTES + 64 * 1024  # a WRITE of the largest size, its header, and room for more
 
 
 class Gone(Exception):

@@ -22,6 +22,7 @@ WANTED = (
     | abi.Init.MAX_PAGES
     | abi.Init.CACHE_SYMLINKS
     | abi.Init.EXPLICIT_INVAL_DATA
+    | abi.Init.HANDLE_KILLPRIV_V2
     | abi.Init.INIT_EXT
     | abi.Init.HAS_EXPIRE_ONLY
     | abi.Init.PASSTHROUGH
@@ -39,6 +40,11 @@ class Agreement(NamedTuple):
     def passthrough(self) -> bool:
         """May files be handed to the kernel?"""
         return bool(self.flags & abi.Init.PASSTHROUGH)
+
+    @property
+    def passthrough_writes(self) -> bool:
+        """May files that are written be handed to the kernel?  It knows their new size from Linux 6.12 on."""
+        return self.passthrough and self.minor >= abi.MINOR_PASSED_WRITES
 
     @property
     def expire_only(self) -> bool:

@@ -18,7 +18,7 @@ from forebay.frontends.fuse.handshake import MAX_READ_BYTES
 from forebay.frontends.fuse.mountinfo import FILESYSTEM, MountInfo, parse_mountinfo
 from forebay.units import KIB
 
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOATIME = 1, 2, 4, 1024  # sys/mount.h
+_MS_NOSUID, _MS_NODEV, _MS_NOATIME = 2, 4, 1024  # sys/mount.h
 _MNT_DETACH = 2  # sys/mount.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -85,7 +85,7 @@ def _mount_as_root(mountpoint: str, path: str) -> int:
             f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},"
             f"allow_other,default_permissions,max_read={MAX_READ_BYTES}"
         )
-        flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOATIME
+        flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME
         source, target = os.fsencode(f"forebay:{path}"), os.fsencode(mountpoint)
         if _libc.mount(source, target, FILESYSTEM.encode(), flags, options.encode()) != 0:
             number = ctypes.get_errno()
@@ -102,7 +102,7 @@ async def _mount_by_helper(mountpoint: str, path: str) -> int:
     helper = shutil.which("fusermount3")
     if helper is None:
         raise Denied("only root may mount without fusermount3; install it: apt-get install fuse3", path=mountpoint)
-    words = ["ro", "nosuid", "nodev", "noatime", "default_permissions", f"max_read={MAX_READ_BYTES}"]
+    words = ["nosuid", "nodev", "noatime", "default_permissions", f"max_read={MAX_READ_BYTES}"]
     words += ["subtype=forebay", f"fsname=forebay:{path.replace(',', '_')}"]
     if _may_allow_other():
         words.append("allow_other")

@@ -186,10 +186,10 @@ def _info(session: Session) -> FuseInfo:
         kernel_protocol=agreement.protocol,
         max_read_bytes=agreement.max_read_bytes,
         readahead_bytes=session.readahead_bytes,
-        open_files=session.operations.open_files,
+        open_files=len(session.operations.handles),
         nodes=len(session.operations.nodes),
         requests={_name(opcode): count for opcode, count in sorted(session.server.requests.items())},
-        served_from=dict(session.operations.served_from),
+        served_from=dict(session.operations.handles.served_from),
     )
 
 

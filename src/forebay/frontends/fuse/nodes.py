@@ -14,6 +14,7 @@ from itertools import islice
 
 from forebay.frontends.fuse.abi import ROOT_ID
 from forebay.paths import is_within, join, split
+from forebay.vfs.drafts import is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry
 
 NODES_MAX = 150_000  # about 0.9 KB each; beyond, the kernel is asked to forget those that it was told of first
@@ -74,6 +75,63 @@ class NodeTable:
         node.entry = entry  # a folder's time and modes may be others by now
         node.lookups += 1
         return node
+
+    def settled(self, path: str, version: str, entry: FileEntry) -> None:
+        """A file that was written has become that version of it, with the same bytes: its node stays what it is."""
+        node = self._at(path)
+        if node is not None and isinstance(node.entry, FileEntry) and node.entry.version == version:
+            node.entry = entry
+
+    def _at(self, path: str) -> Node | None:
+        folder, name = split(path)
+        return self._current.get(folder, {}).get(name)
+
+    def current(self, folder: str, name: str) -> Node:
+        """The node of a name that the kernel was told of last."""
+        return self._current[folder][name]
+
+    def current_or_none(self, folder: str, name: str) -> Node | None:
+        """The same, if there is one."""
+        return self._current.get(folder, {}).get(name)
+
+    def drop(self, folder: str, name: str) -> None:
+        """A name is gone; who has its node open keeps it."""
+        self._current.get(folder, {}).pop(name, None)
+
+    def detach(self, node: Node) -> None:
+        """The next lookup of its name gives another node: this one cannot take what is to come."""
+        folder, name = split(node.entry.path)
+        names = self._current.get(folder, {})
+        if names.get(name) is node:
+            del names[name]
+
+    def moved(self, source: str, target: str) -> list[tuple[int, str]]:
+        """The kernel has moved a name, and with it all below it; what was at the target is nameless now.
+
+        Returns:
+            Folder ids and names of files below: under other keys they are other versions, so it must ask again.
+        """
+        node, replaced = self._at(source), self._at(target)
+        if replaced is not None:
+            self.detach(replaced)
+        if node is None:
+            return []
+        self.detach(node)
+        self._place(node, target)
+        again = []
+        for folder in [folder for folder in self._current if is_within(folder, source)]:
+            for name, other in self._current.pop(folder).items():
+                moved_to = target + folder[len(source) :]
+                if isinstance(other.entry, FileEntry) and not is_draft(other.entry):
+                    again.append((moved_to, name))
+                else:
+                    self._place(other, join(moved_to, name))
+        return [(ino, name) for folder, name in again if (ino := self._folder_ino(folder)) is not None]
+
+    def _place(self, node: Node, path: str) -> None:
+        node.entry = node.entry._replace(path=path)
+        folder, name = split(path)
+        self._current.setdefault(folder, {})[name] = node
 
     def tell_absent(self, folder: str, name: str) -> None:
         """Note that the kernel was told that a name does not exist."""
@@ -144,6 +202,8 @@ class NodeTable:
 
 
 def _is_same(known: Entry, entry: Entry) -> bool:
-    if isinstance(known, FileEntry):
-        return known == entry
-    return isinstance(entry, FolderEntry) and known.mount is entry.mount
+    if isinstance(known, FileEntry) and isinstance(entry, FileEntry):
+        # The version fixes the bytes; times and modes may be others by now, and of a draft the name and the bytes too.
+        same_place = is_draft(entry) or (known.key == entry.key and known.mount is entry.mount)
+        return known.version == entry.version and same_place
+    return isinstance(known, FolderEntry) and isinstance(entry, FolderEntry) and known.mount is entry.mount

@@ -1,47 +1,41 @@
 """What each opcode means: kernel ids to paths, entries to attributes, opens to cache files.
 
-The mount is read-only: whatever would change something is answered with EROFS.
+What changes something is in `writing.py`.
 
 *Callers*: the server, on the loop.  *Locks*: none.  *Awaits*: the file system, in the coroutines that `Server` runs.
-*Invariants*: a handle is closed exactly once; opens of one node that are alive at a time all use passthrough, or
-all the page cache, as the kernel demands.
+*Invariant*: what the kernel was told of and has not forgotten has a node.
 """
 
 import errno
 import os
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 from weakref import ref
 
-from forebay.errors import IsADirectory, NameTooLong, NotADirectory, ReadOnly
+from forebay.errors import IsADirectory, NameTooLong, NotADirectory, StaleVersion
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.abi import Opcode
-from forebay.frontends.fuse.backing import PASSED, BackingFiles
 from forebay.frontends.fuse.device import Device
+from forebay.frontends.fuse.handles import Handles
 from forebay.frontends.fuse.nodes import ABSENCE_S_MAX, NODES_MAX, PRUNED, Node, NodeTable
 from forebay.frontends.fuse.server import Answer, Handler
 from forebay.frontends.fuse.wire import Owner, Request
+from forebay.frontends.fuse.writing import Writing
 from forebay.paths import NAME_BYTES_MAX
 from forebay.types import Buffer
+from forebay.vfs.drafts import is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, object_url
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.listing import Listing
-from forebay.vfs.openfile import OpenFile
 
-_CHANGES = (
-    Opcode.SETATTR, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME,
-    Opcode.RENAME2, Opcode.LINK, Opcode.WRITE, Opcode.SETXATTR, Opcode.REMOVEXATTR, Opcode.CREATE, Opcode.FALLOCATE,
-    Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.TMPFILE,
-)  # fmt: skip
 REFUSED: dict[int, int] = {
     Opcode.IOCTL: errno.ENOTTY,  # no file here is a terminal: CPython asks at every open()
-    Opcode.READLINK: errno.EINVAL,  # there are no symbolic links
-    **dict.fromkeys(_CHANGES, errno.EROFS),
+    Opcode.LINK: errno.EPERM,  # no store has files of two names
+    Opcode.TMPFILE: errno.EOPNOTSUPP,
 }
-_NOTHING_TO_DO = (Opcode.FLUSH, Opcode.FSYNC, Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY)
-_PAGED = int(abi.Open.KEEP_CACHE | abi.Open.NOFLUSH)  # a node is one version: its page cache is always right
-_ACCESS_MODE = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND
+_NOTHING_TO_DO = (Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY)
+_WRITES = os.O_ACCMODE | os.O_TRUNC
 _DOTS = (b".", b"..")
 _ENTRY_BYTES = abi.DIRENT.size + abi.ENTRY_OUT.size + abi.ATTR.size  # of READDIRPLUS, without the name
 _ENTRY_BYTES_MIN = _ENTRY_BYTES + 8
@@ -66,22 +60,13 @@ class Operations:
         self._fs = fs
         self._owner = owner
         self.nodes = NodeTable(root)
-        self.backing = BackingFiles(device)
-        self.passthrough = False
-        self.served_from: Counter[str] = Counter()
-        self._paged: dict[int, tuple[OpenFile, int]] = {}  # opens through the page cache: the file, and its node's id
-        self._paged_opens: Counter[int] = Counter()  # by node id
+        self.handles = Handles(device)
+        self.writing = Writing(fs, self, self.nodes, self.handles)
         self.on_crowd: Callable[[list[Node]], None] = lambda _: None  # told of nodes that the kernel should forget
         self._crowd = NODES_MAX  # more nodes than this are a crowd
         self._folders: dict[int, tuple[Listing, _KernelNames | None]] = {}  # open ones, and the copy that they fill
         self._kernel_names: dict[int, _KernelNames] = {}  # by node id
         self._names_only: set[int] = set()  # callers that read folders and look at nothing in them
-        self._last_fh = 0
-
-    @property
-    def open_files(self) -> int:
-        """Files that somebody has open."""
-        return len(self._paged) + self.backing.opens
 
     def handlers(self) -> dict[int, Handler]:
         """The handler of each opcode that can succeed."""
@@ -103,20 +88,23 @@ class Operations:
             Opcode.GETXATTR: self.getxattr,
             Opcode.LISTXATTR: self.listxattr,
         }
-        return table | dict.fromkeys(_NOTHING_TO_DO, _nothing)
+        return table | self.writing.handlers() | dict.fromkeys(_NOTHING_TO_DO, _nothing)
 
     def close(self) -> None:
         """Give back every open file: the mount has ended."""
-        for fh in list(self._paged):
-            self._close_paged(fh)
-        self.backing.end()
+        self.handles.end()
         self._folders.clear()
         self._kernel_names.clear()
         self.nodes.clear()  # up to 150 MB, which must not wait for a search of the garbage that a session is
 
     # ------------------------------------------------------------------ names
 
-    def _node(self, ino: int) -> Node:
+    def node(self, ino: int) -> Node:
+        """The node of an id.
+
+        Raises:
+            OSError: ESTALE, the kernel has forgotten it.
+        """
         node = self.nodes.find(ino)
         if node is None:
             raise OSError(errno.ESTALE, "the kernel has forgotten that node")
@@ -125,16 +113,17 @@ class Operations:
     def lookup(self, request: Request) -> Answer:
         """LOOKUP: from memory at once, else by asking the store."""
         name = wire.parse_name(request.body)
-        folder = self._node(request.nodeid).entry.path
+        folder = self.node(request.nodeid).entry.path
         found = self._fs.peek(folder, name)
         if found is None:
             return self._lookup(folder, name)
-        return self._tell(folder, name, found)
+        return self.tell(folder, name, found)
 
     async def _lookup(self, folder: str, name: str) -> Buffer:
-        return self._tell(folder, name, await self._fs.lookup(folder, name))
+        return self.tell(folder, name, await self._fs.lookup(folder, name))
 
-    def _tell(self, folder: str, name: str, found: Found) -> Buffer:
+    def tell(self, folder: str, name: str, found: Found) -> Buffer:
+        """The answer to a lookup, which counts as one."""
         if found.entry is None:
             if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
                 raise NameTooLong(f"a name in {folder} is longer than {NAME_BYTES_MAX} bytes")
@@ -151,7 +140,10 @@ class Operations:
             self.on_crowd(self.nodes.eldest_files(PRUNED))
 
     def _pack_entry(self, node: Node, ttl_s: float) -> bytes:
-        return wire.pack_entry(node.ino, wire.pack_attr(node.ino, node.entry, self._owner), ttl_s)
+        attr = wire.pack_attr(node.ino, node.entry, self._owner)
+        if isinstance(node.entry, FileEntry) and is_draft(node.entry):
+            return wire.pack_entry(node.ino, attr, ttl_s, 0)
+        return wire.pack_entry(node.ino, attr, ttl_s)
 
     def forget(self, request: Request) -> Answer:
         """FORGET: no answer."""
@@ -168,21 +160,29 @@ class Operations:
     def _forget(self, ino: int, lookups: int) -> None:
         self.nodes.forget(ino, lookups)
         if self.nodes.find(ino) is None:
-            self.backing.forget(ino)
+            self.handles.backing.forget(ino)
             self._kernel_names.pop(ino, None)
             if len(self.nodes) < NODES_MAX:
                 self._crowd = NODES_MAX
 
     def getattr(self, request: Request) -> Answer:
         """GETATTR: of the version that the node is."""
-        node = self._node(request.nodeid)
+        return self.attributes(self.node(request.nodeid))
+
+    def attributes(self, node: Node) -> bytes:
+        """`struct fuse_attr_out` of a node: of a file that is written as it is now, else of its version."""
+        if isinstance(node.entry, FileEntry) and is_draft(node.entry):
+            draft = self._fs.draft_of(node.entry)
+            if draft is not None:
+                node.entry = draft.entry()
+                return wire.pack_attr_out(wire.pack_attr(node.ino, node.entry, self._owner), 0)
         return wire.pack_attr_out(wire.pack_attr(node.ino, node.entry, self._owner))
 
     def access(self, request: Request) -> Answer:
-        """ACCESS: the kernel checks modes itself (default_permissions); writing is for nobody."""
+        """ACCESS: the kernel checks modes itself (default_permissions); a mount may be read-only."""
         mask, _ = abi.ACCESS_IN.unpack_from(request.body)
         if mask & os.W_OK:
-            raise ReadOnly("the mount is read-only")
+            self._fs.writer.writable(self.node(request.nodeid).entry.path)
         return b""
 
     # ------------------------------------------------------------------ files
@@ -190,66 +190,47 @@ class Operations:
     def open(self, request: Request) -> Answer:
         """OPEN: by passthrough if the file is complete and the kernel takes it, else through the page cache."""
         flags, _ = abi.OPEN_IN.unpack_from(request.body)
-        if flags & _ACCESS_MODE:
-            raise ReadOnly("the mount is read-only")
-        answer = self.backing.reopen(request.nodeid)
+        if flags & _WRITES:
+            node = self._file_node(request.nodeid)
+            self._fs.writer.writable(node.entry.path)
+            return self.writing.open(node, truncate=bool(flags & os.O_TRUNC))
+        answer = self.handles.reopen(request.nodeid)
         if answer is None:
-            return self._open(self._node(request.nodeid))
-        self.served_from["passthrough opens"] += 1
+            node = self._file_node(request.nodeid)
+            try:
+                return self.handles.open(node, self._fs.open(cast(FileEntry, node.entry)))
+            except StaleVersion:
+                self.nodes.detach(node)
+                raise
         return answer
 
-    def _open(self, node: Node) -> bytes:
+    def _file_node(self, ino: int) -> Node:
+        node = self.node(ino)
         if not isinstance(node.entry, FileEntry):
             raise IsADirectory(f"{node.entry.path} is a folder", path=node.entry.path)
-        file = self._fs.open(node.entry)
-        if self.passthrough and not self._paged_opens[node.ino]:
-            answer = self.backing.open(node.ino, file)
-            if answer is not None:
-                self.served_from["passthrough opens"] += 1
-                return answer
-        self._last_fh += 1
-        self._paged[self._last_fh] = file, node.ino
-        self._paged_opens[node.ino] += 1
-        self.served_from["page cache opens"] += 1
-        return abi.OPEN_OUT.pack(self._last_fh, _PAGED, 0)
+        return node
 
     def read(self, request: Request) -> Answer:
         """READ: what is here at once, else from disk or store."""
         fh, offset, size = wire.parse_read(request.body)
-        file = self._file(fh)
+        file = self.handles.file(fh)
         data = file.read_now(offset, size)
         if data is None:
-            self.served_from["reads that waited"] += 1
+            self.handles.served_from["reads that waited"] += 1
             return file.read(offset, size)
-        self.served_from["reads at once"] += 1
+        self.handles.served_from["reads at once"] += 1
         return data
-
-    def _file(self, fh: int) -> OpenFile:
-        file = self.backing.file(fh) if fh & PASSED else self._paged.get(fh, (None, 0))[0]
-        if file is None:
-            raise OSError(errno.EBADF, "no such handle")
-        return file
 
     def release(self, request: Request) -> Answer:
         """RELEASE: the kernel does not wait for the answer."""
         fh, *_ = abi.RELEASE_IN.unpack_from(request.body)
-        if fh & PASSED:
-            self.backing.close(fh)
-        elif fh in self._paged:
-            self._close_paged(fh)
+        self.handles.close(fh)
         return b""
-
-    def _close_paged(self, fh: int) -> None:
-        file, ino = self._paged.pop(fh)
-        self._paged_opens[ino] -= 1
-        if not self._paged_opens[ino]:
-            del self._paged_opens[ino]
-        file.close()
 
     def lseek(self, request: Request) -> Answer:
         """LSEEK: only SEEK_DATA and SEEK_HOLE come here; objects have no holes."""
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(request.body)
-        size = self._file(fh).entry.size
+        size = self.handles.file(fh).entry.size
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise OSError(errno.EINVAL, "not a seek for data or holes")
         if offset >= size:
@@ -260,7 +241,7 @@ class Operations:
 
     def opendir(self, request: Request) -> Answer:
         """OPENDIR: one listing for all reads of this handle."""
-        node = self._node(request.nodeid)
+        node = self.node(request.nodeid)
         if isinstance(node.entry, FileEntry):
             raise NotADirectory(f"{node.entry.path} is a file", path=node.entry.path)
         return self._opendir(node)
@@ -268,9 +249,9 @@ class Operations:
     async def _opendir(self, node: Node) -> Buffer:
         listing = await self._fs.open_folder(node.entry.path)
         flags, names = self._share_names(node.ino, listing)
-        self._last_fh += 1
-        self._folders[self._last_fh] = listing, names
-        return abi.OPEN_OUT.pack(self._last_fh, flags, 0)
+        fh = self.handles.next_id()
+        self._folders[fh] = listing, names
+        return abi.OPEN_OUT.pack(fh, flags, 0)
 
     def _share_names(self, ino: int, listing: Listing) -> tuple[int, "_KernelNames | None"]:
         """Whether the kernel may fill, or use, its copy of a folder's names: never one of two listings at a time."""
@@ -388,14 +369,14 @@ class Operations:
         return wire.pack_statfs(capacity, free, len(self.nodes))
 
     def getxattr(self, request: Request) -> Answer:
-        """GETXATTR: what Forebay knows of a file, as `user.forebay.*`."""
+        """GETXATTR: what Forebay knows of a file, as `user.forebay.*`, and what users have set."""
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         name = wire.parse_name(request.body[abi.GETXATTR_IN.size :])
-        entry = self._node(request.nodeid).entry
+        entry = self.node(request.nodeid).entry
         if not name.startswith("user."):  # so that `ls -l` asks once, and not twice for every file
             raise OSError(errno.EOPNOTSUPP, "only attributes of users are kept")
         if not isinstance(entry, FileEntry) or name not in _XATTRS:
-            raise OSError(errno.ENODATA, "no such attribute")
+            return self._getxattr(entry, name, size)
         if name == "user.forebay.url":
             value = object_url(entry)
         elif name == "user.forebay.version":
@@ -404,11 +385,20 @@ class Operations:
             value = str(self._fs.residency(entry))
         return _sized(value.encode("utf-8", "surrogateescape"), size)
 
+    async def _getxattr(self, entry: Entry, name: str, size: int) -> Buffer:
+        value = (await self._fs.changes.xattrs(entry)).get(name)
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        return _sized(value, size)
+
     def listxattr(self, request: Request) -> Answer:
         """LISTXATTR."""
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
-        names = _XATTRS if isinstance(self._node(request.nodeid).entry, FileEntry) else ()
-        return _sized(b"".join(name.encode() + b"\0" for name in names), size)
+        return self._listxattr(self.node(request.nodeid).entry, size)
+
+    async def _listxattr(self, entry: Entry, size: int) -> Buffer:
+        names = (*(_XATTRS if isinstance(entry, FileEntry) else ()), *await self._fs.changes.xattrs(entry))
+        return _sized(b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names), size)
 
 
 def _first(offset: int) -> int:

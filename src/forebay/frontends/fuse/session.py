@@ -64,8 +64,10 @@ class Session:
     def start(self) -> None:
         """Begin to serve."""
         self._fs.on_change.append(self._changed)
-        self._fs.cache.on_drop.append(self.operations.backing.drop)
+        self._fs.cache.on_drop.append(self.operations.handles.backing.drop)
+        self._fs.on_settle.append(self.operations.nodes.settled)
         self.operations.on_crowd = self._thin_out
+        self.operations.writing.on_moved = self._ask_again
         self.server.start()
 
     def _init(self, request: Request) -> Answer:
@@ -91,7 +93,8 @@ class Session:
     def try_passthrough(self) -> None:
         """Use passthrough if the kernel takes files of every cache folder."""
         self.mode_reason = self._passthrough_refusal()
-        self.operations.passthrough = not self.mode_reason
+        self.operations.handles.passthrough = not self.mode_reason
+        self.operations.handles.passes_writes = self.agreement.passthrough_writes
 
     def _passthrough_refusal(self) -> str:
         if not self.agreement.passthrough:
@@ -111,6 +114,10 @@ class Session:
         for ino, name in self.operations.nodes.known_names(path, below=below):
             self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=expire_only))
 
+    def _ask_again(self, names: list[tuple[int, str]]) -> None:
+        for ino, name in names:
+            self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=self.agreement.expire_only))
+
     def _thin_out(self, nodes: list[Node]) -> None:
         """Ask the kernel to forget files, but for those in use; before Linux 6.18 by taking their names away."""
         if self.agreement.minor >= abi.MINOR_PRUNE:
@@ -124,7 +131,8 @@ class Session:
         """End, once the mount is gone or going: what still waits is answered, open files are given back."""
         with contextlib.suppress(ValueError):
             self._fs.on_change.remove(self._changed)
-            self._fs.cache.on_drop.remove(self.operations.backing.drop)
+            self._fs.on_settle.remove(self.operations.nodes.settled)
+            self._fs.cache.on_drop.remove(self.operations.handles.backing.drop)
         await self.server.stop()
         self.operations.close()
         await asyncio.to_thread(self._notifier.close)

@@ -102,6 +102,41 @@ def parse_read(body: memoryview) -> ReadIn:
     return ReadIn(fh, offset, size)
 
 
+def parse_names(body: memoryview) -> tuple[str, str]:
+    """Two names, each with its NUL, as RENAME and SYMLINK have them."""
+    first, end, rest = bytes(body).partition(b"\0")
+    second, end2, _ = rest.partition(b"\0")
+    if not end or not end2:
+        raise ValueError("a name without its end")
+    return first.decode("utf-8", "surrogateescape"), second.decode("utf-8", "surrogateescape")
+
+
+class SetAttr(NamedTuple):
+    """What SETATTR shall set; None: nothing."""
+
+    fh: int | None
+    size: int | None
+    mode: int | None
+    uid: int | None
+    gid: int | None
+    mtime_ns: int | None  # nanoseconds since 1970
+    is_now: bool  # the time is to be that of now
+
+
+def parse_setattr(body: memoryview) -> SetAttr:
+    """Arguments of SETATTR; times of access and of change are nobody's to set here."""
+    valid, _, fh, size, _, _, mtime, _, _, mtime_nsec, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(body)
+    return SetAttr(
+        fh if valid & abi.Set.FH else None,
+        size if valid & abi.Set.SIZE else None,
+        mode if valid & abi.Set.MODE else None,
+        uid if valid & abi.Set.UID else None,
+        gid if valid & abi.Set.GID else None,
+        mtime * 1_000_000_000 + mtime_nsec if valid & abi.Set.MTIME else None,
+        bool(valid & abi.Set.MTIME_NOW),
+    )
+
+
 def parse_batch_forget(body: memoryview) -> list[tuple[int, int]]:
     """Pairs of node id and number of lookups to take back."""
     count, _ = abi.BATCH_FORGET_IN.unpack_from(body)
@@ -150,7 +185,8 @@ def pack_attr(ino: int, entry: Entry, owner: Owner) -> bytes:
         size, mode, links = 0, FOLDER_MODE, 1  # as btrfs: nothing is said of subfolders, find(1) looks itself
     uid, gid = owner
     if entry.posix is not None:
-        mode, uid, gid = stat.S_IFMT(mode) | entry.posix.mode, entry.posix.uid, entry.posix.gid
+        kind = stat.S_IFMT(entry.posix.mode) or stat.S_IFMT(mode)
+        mode, uid, gid = kind | stat.S_IMODE(entry.posix.mode), entry.posix.uid, entry.posix.gid
     blocks = -(-size // SECTOR_BYTES)
     return abi.ATTR.pack(
         ino, size, blocks, seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds,
@@ -158,10 +194,10 @@ def pack_attr(ino: int, entry: Entry, owner: Owner) -> bytes:
     )  # fmt: skip
 
 
-def pack_entry(ino: int, attr: bytes, ttl_s: float) -> bytes:
-    """`struct fuse_entry_out`: the name is good for `ttl_s`; attributes are of one version and good for ever."""
+def pack_entry(ino: int, attr: bytes, ttl_s: float, attr_s: int = int(VALID_S_MAX)) -> bytes:
+    """`struct fuse_entry_out`: the name is good for `ttl_s`; attributes of a version are good for ever."""
     seconds, nanoseconds = _valid(ttl_s)
-    return abi.ENTRY_OUT.pack(ino, 0, seconds, int(VALID_S_MAX), nanoseconds, 0) + attr
+    return abi.ENTRY_OUT.pack(ino, 0, seconds, attr_s, nanoseconds, 0) + attr
 
 
 def pack_absence(ttl_s: float) -> bytes:
@@ -175,9 +211,9 @@ def _valid(ttl_s: float) -> tuple[int, int]:
     return int(seconds), int(fraction * 1e9)
 
 
-def pack_attr_out(attr: bytes) -> bytes:
+def pack_attr_out(attr: bytes, attr_s: int = int(VALID_S_MAX)) -> bytes:
     """`struct fuse_attr_out`."""
-    return abi.ATTR_OUT.pack(int(VALID_S_MAX), 0, 0) + attr
+    return abi.ATTR_OUT.pack(attr_s, 0, 0) + attr
 
 
 def pack_statfs(capacity_bytes: int, free_bytes: int, names: int) -> bytes:

@@ -1,0 +1,350 @@
+"""What the opcodes that change something mean; the rest of them is in `operations.py`.
+
+*Callers*: the server, on the loop.  *Locks*: none.  *Awaits*: the file system.  *Invariants*: as of operations; the
+nodes of names that a request changes are right before it is answered.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Protocol
+
+from forebay.errors import AlreadyExists, Invalid, ReadOnly, Unsupported
+from forebay.frontends.fuse import abi, wire
+from forebay.frontends.fuse.abi import Opcode
+from forebay.frontends.fuse.handles import Handles
+from forebay.frontends.fuse.nodes import Node, NodeTable
+from forebay.frontends.fuse.server import Answer, Handler
+from forebay.frontends.fuse.wire import Request
+from forebay.paths import check_name, join
+from forebay.stores.posix import posix_of
+from forebay.types import Attributes, Buffer
+from forebay.vfs.drafts import OpenDraft
+from forebay.vfs.entries import Entry, FileEntry, Found
+from forebay.vfs.filesystem import FileSystem
+
+_AT_ONCE_BYTES = 256 * 1024  # written here and now: less than a hand-over to a thread costs
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_XATTR_CREATE, _XATTR_REPLACE = 1, 2  # linux/xattr.h
+OWN_XATTRS = "user.forebay."  # tell where a file is, and are nobody's to set
+XATTR_BYTES_MAX = 64 * 1024  # XATTR_SIZE_MAX
+
+
+class Names(Protocol):
+    """What changes ask of the other operations."""
+
+    def node(self, ino: int) -> Node:
+        """The node of an id, or ESTALE."""
+        ...
+
+    def tell(self, folder: str, name: str, found: Found) -> Buffer:
+        """The answer to a lookup, which counts as one."""
+        ...
+
+    def attributes(self, node: Node) -> bytes:
+        """`struct fuse_attr_out` of a node as it is now."""
+        ...
+
+
+class Writing:
+    """See the module."""
+
+    def __init__(self, fs: FileSystem, names: Names, nodes: NodeTable, handles: Handles) -> None:
+        self._fs = fs
+        self._names = names
+        self._nodes = nodes
+        self._handles = handles
+        self.on_moved: Callable[[list[tuple[int, str]]], None] = lambda _: None  # told of names to be asked for again
+
+    def handlers(self) -> dict[int, Handler]:
+        """The handler of each opcode."""
+        return {
+            Opcode.SETATTR: self.setattr,
+            Opcode.CREATE: self.create,
+            Opcode.MKNOD: self.mknod,
+            Opcode.MKDIR: self.mkdir,
+            Opcode.UNLINK: self.unlink,
+            Opcode.RMDIR: self.rmdir,
+            Opcode.RENAME: self.rename,
+            Opcode.RENAME2: self.rename2,
+            Opcode.SYMLINK: self.symlink,
+            Opcode.READLINK: self.readlink,
+            Opcode.WRITE: self.write,
+            Opcode.FLUSH: self.flush,
+            Opcode.FSYNC: self.fsync,
+            Opcode.FALLOCATE: self.fallocate,
+            Opcode.SETXATTR: self.setxattr,
+            Opcode.REMOVEXATTR: self.removexattr,
+        }
+
+    # ------------------------------------------------------------------ files
+
+    async def open(self, node: Node, *, truncate: bool) -> Buffer:
+        """OPEN for writing."""
+        entry = node.entry
+        assert isinstance(entry, FileEntry)
+        paged = self._handles.of_node(node)
+        is_passed = self._handles.is_passed(node)
+        opens = self._handles.backing.live(node.ino) if is_passed else len(paged)
+        is_new = not self._fs.is_written(entry)
+        try:
+            opened = await self._fs.changes.open(entry, truncate=truncate, opens=opens, must_share=is_passed)
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                self._nodes.detach(node)
+            raise
+        if is_new:
+            self._adopt(node, opened, paged)
+        return self._handles.open(node, opened)
+
+    def _adopt(self, node: Node, opened: OpenDraft, paged: list[int]) -> None:
+        """The node is the draft from now on, also for those who have the version open that it was."""
+        for fh in paged:
+            self._handles.replace(fh, self._fs.open(opened.entry))
+        if node.entry.path == opened.entry.path:
+            node.entry = opened.entry
+
+    def create(self, request: Request) -> Answer:
+        """CREATE: make and open."""
+        flags, mode, umask, _ = abi.CREATE_IN.unpack_from(request.body)
+        name = wire.parse_name(request.body[abi.CREATE_IN.size :])
+        return self._create(request, name, flags, mode & ~umask)
+
+    async def _create(self, request: Request, name: str, flags: int, mode: int) -> Buffer:
+        folder = self._names.node(request.nodeid).entry.path
+        check_name(name)
+        posix = posix_of(stat.S_IMODE(mode) & 0o1777, request.uid, request.gid)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        exclusive, truncate = bool(flags & os.O_EXCL), bool(flags & os.O_TRUNC)
+        opened = await self._fs.changes.create(
+            join(folder, name), posix, exclusive=exclusive, writes=writes, truncate=truncate
+        )
+        told = self._names.tell(folder, name, Found(opened.entry, 1.0))
+        node = self._nodes.current(folder, name)
+        return b"".join((memoryview(told), self._handles.open(node, opened)))
+
+    def mknod(self, request: Request) -> Answer:
+        """MKNOD: regular files only."""
+        mode, _, umask, _ = abi.MKNOD_IN.unpack_from(request.body)
+        if not stat.S_ISREG(mode) and stat.S_IFMT(mode):
+            raise OSError(errno.EPERM, "no devices, pipes and sockets here")
+        return self._mknod(request, wire.parse_name(request.body[abi.MKNOD_IN.size :]), mode & ~umask)
+
+    async def _mknod(self, request: Request, name: str, mode: int) -> Buffer:
+        folder = self._names.node(request.nodeid).entry.path
+        check_name(name)
+        posix = posix_of(stat.S_IMODE(mode) & 0o1777, request.uid, request.gid)
+        opened = await self._fs.changes.create(join(folder, name), posix, exclusive=True)
+        try:
+            await self._fs.uploader.flush(opened.draft)
+            return self._names.tell(folder, name, Found(opened.entry, 1.0))
+        finally:
+            opened.close()
+
+    def write(self, request: Request) -> Answer:
+        """WRITE: of files that the kernel does not write by itself."""
+        fh, offset, size, *_ = abi.WRITE_IN.unpack_from(request.body)
+        data = request.body[abi.WRITE_IN.size :]
+        if len(data) != size:
+            raise ValueError(f"{len(data)} bytes to write instead of {size}")
+        content = self._handles.draft(fh).draft.content
+        if size <= _AT_ONCE_BYTES:
+            content.write(offset, data)
+            return abi.WRITE_OUT.pack(size, 0)
+        return self._write(fh, offset, bytes(data))
+
+    async def _write(self, fh: int, offset: int, data: bytes) -> Buffer:
+        await self._fs.uploader.pool(self._handles.draft(fh).draft.content.write, offset, data)
+        return abi.WRITE_OUT.pack(len(data), 0)
+
+    def flush(self, request: Request) -> Answer:
+        """FLUSH: at each close(2)."""
+        fh, *_ = abi.FLUSH_IN.unpack_from(request.body)
+        return self._flush(fh)
+
+    def fsync(self, request: Request) -> Answer:
+        """FSYNC."""
+        fh, *_ = abi.FSYNC_IN.unpack_from(request.body)
+        return self._flush(fh)
+
+    def _flush(self, fh: int) -> Answer:
+        file = self._handles.file(fh)
+        if isinstance(file, OpenDraft) and file.is_writer:
+            return self._flushed(file)
+        return b""
+
+    async def _flushed(self, file: OpenDraft) -> Buffer:
+        await self._fs.uploader.flush(file.draft)
+        return b""
+
+    def fallocate(self, request: Request) -> Answer:
+        """FALLOCATE."""
+        fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(request.body)
+        return self._fallocate(fh, mode, offset, length)
+
+    async def _fallocate(self, fh: int, mode: int, offset: int, length: int) -> Buffer:
+        await self._fs.uploader.pool(self._handles.draft(fh).draft.content.allocate, mode, offset, length)
+        return b""
+
+    # ------------------------------------------------------------------ attributes
+
+    def setattr(self, request: Request) -> Answer:
+        """SETATTR."""
+        return self._setattr(self._names.node(request.nodeid), wire.parse_setattr(request.body))
+
+    async def _setattr(self, node: Node, wanted: wire.SetAttr) -> Buffer:
+        path = node.entry.path
+        if wanted.size is not None:
+            await self._truncate(node, wanted.fh, wanted.size)
+        mtime_ns = self._fs.now_ns() if wanted.is_now else wanted.mtime_ns
+        if mtime_ns is not None and wanted.size is not None and wanted.is_now:
+            mtime_ns = None  # truncate(2) sets it by itself
+        if (wanted.mode, wanted.uid, wanted.gid, mtime_ns) != (None, None, None, None):
+            mode = None if wanted.mode is None else stat.S_IMODE(wanted.mode) & 0o1777
+            attributes = Attributes(mode, wanted.uid, wanted.gid, mtime_ns)
+            draft = self._fs.draft_of(node.entry)
+            if draft is not None and draft.is_gone:
+                draft.amend(attributes)
+            else:
+                node.entry = await self._fs.changes.set_attributes(path, attributes)
+        return self._names.attributes(node)
+
+    async def _truncate(self, node: Node, fh: int | None, size: int) -> None:
+        if fh is not None and isinstance(file := self._handles.file(fh), OpenDraft):
+            file.draft.content.truncate(size)
+            return
+        if not isinstance(node.entry, FileEntry):
+            raise Invalid(f"{node.entry.path} is a folder", path=node.entry.path)
+        paged, is_passed = self._handles.of_node(node), self._handles.is_passed(node)
+        opens = self._handles.backing.live(node.ino) if is_passed else len(paged)
+        is_new = not self._fs.is_written(node.entry)
+        opened = await self._fs.changes.open(node.entry, truncate=False, opens=opens, must_share=is_passed)
+        try:
+            if is_new:
+                self._adopt(node, opened, paged)
+            opened.draft.content.truncate(size)
+            await self._fs.uploader.flush(opened.draft)
+        finally:
+            opened.close()
+
+    def setxattr(self, request: Request) -> Answer:
+        """SETXATTR: `user.*` only."""
+        size, flags = abi.SETXATTR_IN.unpack_from(request.body)
+        rest = bytes(request.body[abi.SETXATTR_IN.size :])
+        raw, end, value = rest.partition(b"\0")
+        if not end or len(value) < size:
+            raise ValueError("an attribute that is cut")
+        return self._setxattr(
+            self._names.node(request.nodeid), raw.decode("utf-8", "surrogateescape"), value[:size], flags
+        )
+
+    async def _setxattr(self, node: Node, name: str, value: bytes, flags: int) -> Buffer:
+        _check_xattr(name)
+        has = name in await self._fs.changes.xattrs(node.entry)
+        if flags & _XATTR_CREATE and has:
+            raise AlreadyExists(f"{name} is set already")
+        if flags & _XATTR_REPLACE and not has:
+            raise OSError(errno.ENODATA, "no such attribute")
+        await self._fs.changes.set_xattr(node.entry, name, value)
+        return b""
+
+    def removexattr(self, request: Request) -> Answer:
+        """REMOVEXATTR."""
+        return self._removexattr(self._names.node(request.nodeid), wire.parse_name(request.body))
+
+    async def _removexattr(self, node: Node, name: str) -> Buffer:
+        _check_xattr(name)
+        if name not in await self._fs.changes.xattrs(node.entry):
+            raise OSError(errno.ENODATA, "no such attribute")
+        await self._fs.changes.set_xattr(node.entry, name, None)
+        return b""
+
+    # ------------------------------------------------------------------ names
+
+    def mkdir(self, request: Request) -> Answer:
+        """MKDIR."""
+        mode, umask = abi.MKDIR_IN.unpack_from(request.body)
+        return self._mkdir(request, wire.parse_name(request.body[abi.MKDIR_IN.size :]), mode & ~umask)
+
+    async def _mkdir(self, request: Request, name: str, mode: int) -> Buffer:
+        folder = self._names.node(request.nodeid).entry.path
+        check_name(name)
+        path = join(folder, name)
+        if self._fs.tree.locate(path).mount is None:
+            raise ReadOnly(f"{folder} is no mount of a store; forebay fs mkdir makes folders there", path=path)
+        await self._fs.mkdir(path)
+        entry: Entry = await self._fs.stat(path)
+        if stat.S_IMODE(mode) != 0o755 or (request.uid, request.gid) != (os.getuid(), os.getgid()):
+            attributes = Attributes(stat.S_IMODE(mode), request.uid, request.gid)
+            entry = await self._fs.changes.set_attributes(path, attributes)
+        return self._names.tell(folder, name, Found(entry, 1.0))
+
+    def unlink(self, request: Request) -> Answer:
+        """UNLINK."""
+        return self._unlink(self._names.node(request.nodeid).entry.path, wire.parse_name(request.body))
+
+    async def _unlink(self, folder: str, name: str) -> Buffer:
+        await self._fs.changes.unlink(join(folder, name))
+        self._nodes.drop(folder, name)
+        return b""
+
+    def rmdir(self, request: Request) -> Answer:
+        """RMDIR."""
+        return self._rmdir(self._names.node(request.nodeid).entry.path, wire.parse_name(request.body))
+
+    async def _rmdir(self, folder: str, name: str) -> Buffer:
+        await self._fs.rmdir(join(folder, name))
+        self._nodes.drop(folder, name)
+        return b""
+
+    def rename(self, request: Request) -> Answer:
+        """RENAME."""
+        (to,) = abi.RENAME_IN.unpack_from(request.body)
+        return self._rename(request.nodeid, to, *wire.parse_names(request.body[abi.RENAME_IN.size :]), replace=True)
+
+    def rename2(self, request: Request) -> Answer:
+        """RENAME2: with RENAME_NOREPLACE; no store exchanges names."""
+        to, flags, _ = abi.RENAME2_IN.unpack_from(request.body)
+        if flags & ~_RENAME_NOREPLACE:
+            raise Invalid("stores cannot exchange two names")
+        names = wire.parse_names(request.body[abi.RENAME2_IN.size :])
+        return self._rename(request.nodeid, to, *names, replace=not flags & _RENAME_NOREPLACE)
+
+    async def _rename(self, old: int, new: int, old_name: str, new_name: str, *, replace: bool) -> Buffer:
+        check_name(new_name)
+        new_folder = self._names.node(new).entry.path
+        source, target = join(self._names.node(old).entry.path, old_name), join(new_folder, new_name)
+        await self._fs.changes.rename(source, target, replace=replace)
+        again = self._nodes.moved(source, target)
+        found = self._fs.peek(new_folder, new_name)
+        node = self._nodes.current_or_none(new_folder, new_name)
+        if found is not None and found.entry is not None and node is not None:
+            node.entry = found.entry
+        self.on_moved(again)
+        return b""
+
+    def symlink(self, request: Request) -> Answer:
+        """SYMLINK."""
+        return self._symlink(request, *wire.parse_names(request.body))
+
+    async def _symlink(self, request: Request, name: str, target: str) -> Buffer:
+        folder = self._names.node(request.nodeid).entry.path
+        check_name(name)
+        owner = posix_of(0o777, request.uid, request.gid)
+        entry = await self._fs.changes.symlink(join(folder, name), target, owner)
+        return self._names.tell(folder, name, Found(entry, 1.0))
+
+    def readlink(self, request: Request) -> Answer:
+        """READLINK."""
+        entry = self._names.node(request.nodeid).entry
+        if not isinstance(entry, FileEntry) or not entry.posix or not stat.S_ISLNK(entry.posix.mode):
+            raise OSError(errno.EINVAL, "not a symbolic link")
+        return self._fs.changes.readlink(entry)
+
+
+def _check_xattr(name: str) -> None:
+    if not name.startswith("user."):
+        raise Unsupported("only attributes of users are kept")
+    if name.startswith(OWN_XATTRS):
+        raise OSError(errno.EPERM, "Forebay's own attributes cannot be set")
