@@ -33,6 +33,7 @@ app = typer.Typer()
 
 Freshness = Literal["immutable", "ttl", "always"]
 Policy = Literal["keep", "lru"]
+WriteMode = Literal["through", "back"]
 StoreOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,6 +97,10 @@ def mount(
     option: StoreOptions = None,
     option_file: OptionFile = None,
     readonly: Annotated[bool | None, typer.Option("--readonly/--writable", help="Take no writes.")] = None,
+    write_mode: Annotated[
+        WriteMode | None,
+        typer.Option(help="What close and fsync wait for: the store (through, the default), or the local disk (back)."),
+    ] = None,
     freshness: Annotated[
         Freshness | None,
         typer.Option(help="When to ask the store again: never, after the --ttl (the default), or at each open."),
@@ -127,6 +132,7 @@ def mount(
         "freshness": freshness,
         "ttl_s": None if ttl is None else parse_duration(ttl),
         "policy": policy,
+        "write_mode": write_mode,
     }
     if update:
         info = connect(context).call("POST", "/v1/fs/update-mount", body)
@@ -166,7 +172,7 @@ def _put_mounts(infos: list[dict[str, Any]], *, as_json: bool) -> None:
 def _mount_words(info: dict[str, Any]) -> str:
     """How a mount works, in the words of its options."""
     fresh = info["freshness"]
-    words = ["readonly"] if info["readonly"] else []
+    words = ["readonly"] if info["readonly"] else [f"write-{info['write_mode']}"]
     words.append(f"ttl {info['ttl_s']:g}s" if fresh == "ttl" and info["ttl_s"] is not None else fresh)
     if info["policy"]:
         words.append(info["policy"])
@@ -285,8 +291,9 @@ def du(context: typer.Context, path: PathArgument, human: Human = False, as_json
 
 @app.command(epilog=example("forebay fs df -h"))
 def df(context: typer.Context, human: Human = False, as_json: AsJson = False) -> None:
-    """Show the cache folders: how much they may hold, hold, and what their disks have left."""
-    infos = connect(context).call("GET", "/v1/fs/df")
+    """Show the cache folders: what they may hold, hold, and what their disks have left; and what waits for upload."""
+    client = connect(context)
+    infos = client.call("GET", "/v1/fs/df")
     if as_json:
         put_json(infos)
         return
@@ -299,6 +306,9 @@ def df(context: typer.Context, human: Human = False, as_json: AsJson = False) ->
         share = percent(info["used_bytes"], info["capacity_bytes"])
         rows.append((info["directory"], capacity, used, share, free_bytes, reserve, str(info["files"])))
     put_table(columns, rows, empty="there is no cache folder")
+    waiting = [info["size"] for info in client.call("GET", "/v1/fs/uploads") if info["state"] != "conflict"]
+    if waiting:
+        note(f"{count_text(len(waiting))}, {format_size(sum(waiting))} not in the stores yet: forebay fs uploads")
 
 
 # ---------------------------------------------------------------- the cache

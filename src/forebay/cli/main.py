@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from forebay import __version__
-from forebay.cli import fs, fs_content, fuse, service
+from forebay.cli import fs, fs_change, fs_content, fuse, service
 from forebay.cli.output import describe_error, note, put
 from forebay.cli.session import Session, session_of
 from forebay.cli.words import Misuse
@@ -59,8 +59,12 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         callback=_set_up,
     )
-    fs_app = typer.Typer(help="The tree: mounts, listings, file content, and what is cached.", no_args_is_help=True)
-    fs_app.registered_commands = [*fs.app.registered_commands, *fs_content.app.registered_commands]
+    fs_app = typer.Typer(
+        help="The tree: mounts, listings, file content, what is cached and what waits for its upload.",
+        no_args_is_help=True,
+    )
+    for part in (fs, fs_content, fs_change):
+        fs_app.registered_commands += part.app.registered_commands
     app.add_typer(fs_app, name="fs")
     app.add_typer(fuse.app, name="fuse")
     service.add_commands(app)

@@ -20,6 +20,11 @@ class Done(NamedTuple):
     files_total: int | None = None
     size_total: int | None = None
 
+    @property
+    def counts_bytes(self) -> bool:
+        """Is it told in bytes?  Some work is one of files alone."""
+        return self.size > 0 or self.size_total is not None
+
 
 class Progress:
     """The state of one piece of work, shown now and then; leave it as a context manager."""
@@ -68,6 +73,9 @@ class LineProgress(Progress):
     def show(self, done: Done) -> None:
         """See `Progress.show`."""
         of_files = "" if done.files_total is None else f" of {done.files_total:,}"
+        if not done.counts_bytes:
+            note(f"{self.verb}: {done.files:,}{of_files} files, {done.files / self.elapsed_s:,.0f}/s")
+            return
         of_size = "" if done.size_total is None else f" of {format_size(done.size_total)}"
         rate = format_size(done.size / self.elapsed_s)
         note(f"{self.verb}: {done.files:,}{of_files} files, {format_size(done.size)}{of_size}, {rate}/s")
@@ -100,8 +108,12 @@ class BarProgress(Progress):
             self._bar.start()
             self._task = self._bar.add_task(self.verb, total=None, text="")
         files = count_text(done.files) if done.files_total is None else f"{done.files:,}/{done.files_total:,} files"
-        text = f"{files}  {format_size(done.size)}  {format_size(done.size / self.elapsed_s)}/s"
-        self._bar.update(self._task, completed=done.size, total=done.size_total, text=text)
+        if done.counts_bytes:
+            text = f"{files}  {format_size(done.size)}  {format_size(done.size / self.elapsed_s)}/s"
+            self._bar.update(self._task, completed=done.size, total=done.size_total, text=text)
+        else:
+            text = f"{files}  {done.files / self.elapsed_s:,.0f}/s"
+            self._bar.update(self._task, completed=done.files, total=done.files_total, text=text)
 
     def close(self) -> None:
         """See `Progress.close`."""

@@ -23,6 +23,7 @@ from forebay.config.load import to_flags
 from forebay.config.settings import Settings
 from forebay.daemon import home as names
 from forebay.daemon.listing import list_below, list_folder, usage
+from forebay.daemon.uploads import flush, upload_info
 from forebay.daemon.wire import (
     Fields,
     Json,
@@ -36,13 +37,16 @@ from forebay.daemon.wire import (
 )
 from forebay.errors import Denied, FsError, IsADirectory, NotFound, Unavailable
 from forebay.frontends.fuse.mounts import FuseMounts
+from forebay.modes import ModeChange
 from forebay.observe.redact import Redactor
 from forebay.units import MIB
+from forebay.vfs.drafts import AnyFile
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.load import LoadEvent
 from forebay.vfs.load_names import NamesEvent
-from forebay.vfs.openfile import OpenFile
+from forebay.vfs.modes import ModeEvent, change_modes, touch
+from forebay.vfs.moving import MoveEvent, Moves
 
 log = structlog.get_logger()
 
@@ -72,6 +76,7 @@ class Admin:
         self._clock = clock
         self._stopping = stopping
         self._started_at = clock.monotonic()
+        self._moves = Moves(fs)
         self._runner = web.AppRunner(
             self._app(),
             handler_cancellation=True,
@@ -106,6 +111,7 @@ class Admin:
         with contextlib.suppress(FileNotFoundError):
             names.socket_path(self._settings.home).unlink()
         await self._runner.cleanup()
+        await self._moves.close()
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._translate])
@@ -127,6 +133,8 @@ class Admin:
             ("POST", "fs/unpin", lambda f: fs.unpin(f.path())),
             ("POST", "fs/refresh", lambda f: fs.refresh(f.path())),
             ("POST", "fs/remove", self._remove),
+            ("POST", "fs/touch", self._touch),
+            ("GET", "fs/uploads", self._uploads),
             ("GET", "fuse", self._list_fuse),
             ("POST", "fuse/mount", self._mount_fuse),
             ("POST", "fuse/unmount", self._unmount_fuse),
@@ -136,6 +144,9 @@ class Admin:
         app.router.add_get("/v1/fs/list", self._list, allow_head=False)
         app.router.add_get("/v1/fs/usage", self._usage, allow_head=False)
         app.router.add_post("/v1/fs/load", self._load)
+        app.router.add_post("/v1/fs/move", self._move)
+        app.router.add_post("/v1/fs/chmod", self._chmod)
+        app.router.add_post("/v1/fs/flush", self._flush)
         app.router.add_get("/v1/fs/read", self._read, allow_head=False)
         app.router.add_put("/v1/fs/write", self._write)
         return app
@@ -278,7 +289,14 @@ class Admin:
         return {"files": files, "bytes": size}
 
     async def _remove(self, fields: Fields) -> Json:
-        return {"removed": await self._fs.remove(fields.path(), recursive=fields.flag("recursive"))}
+        recursive, force = fields.flag("recursive"), fields.flag("force")
+        return {"removed": await self._fs.remove(fields.path(), recursive=recursive, force=force)}
+
+    async def _touch(self, fields: Fields) -> None:
+        await touch(self._fs, fields.path(), mtime_ns=fields.whole("mtime_ns"))
+
+    async def _uploads(self, _: Fields) -> list[Json]:
+        return [upload_info(info, self._redactor) for info in self._fs.uploader.infos()]
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         fields = Fields.of_query(request.raw_path)
@@ -298,9 +316,32 @@ class Admin:
         self, path: str, events: AsyncIterator[LoadEvent | NamesEvent]
     ) -> AsyncGenerator[Sequence[Json], None]:
         await self._fs.stat(path)  # an error here is a status, not a line
+        async for batch in self._told(events):
+            yield batch
+
+    async def _told(
+        self, events: AsyncIterator[LoadEvent | NamesEvent | MoveEvent | ModeEvent]
+    ) -> AsyncGenerator[Sequence[Json], None]:
         async for event in events:
             failed = event.failed and (event.failed[0], self._redactor.clean(event.failed[1]))
             yield [asdict(event) | {"failed": failed}]
+
+    async def _move(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields.of_body(await request.read())
+        async with contextlib.aclosing(self._moves.move(fields.path("source"), fields.path("target"))) as events:
+            return await self._stream(request, self._told(events))
+
+    async def _chmod(self, request: web.Request) -> web.StreamResponse:
+        fields = Fields.of_body(await request.read())
+        change = ModeChange.parse(fields.text("mode"))
+        async with contextlib.aclosing(
+            change_modes(self._fs, fields.path(), change, recursive=fields.flag("recursive"))
+        ) as events:
+            return await self._stream(request, self._told(events))
+
+    async def _flush(self, request: web.Request) -> web.StreamResponse:
+        path = Fields.of_body(await request.read()).path()
+        return await self._stream(request, flush(self._fs, path, self._redactor))
 
     # ------------------------------------------------------------------ bytes
 
@@ -353,7 +394,7 @@ async def _next(batches: AsyncIterator[Sequence[Json]]) -> Sequence[Json] | None
     return await anext(batches, None)
 
 
-async def _piece(file: OpenFile, start: int, stop: int) -> bytes:
+async def _piece(file: AnyFile, start: int, stop: int) -> bytes:
     """The next bytes to send; a copy, since what memory answers is overwritten by the next read of any file."""
     size = min(READ_BYTES, stop - start)
     if size <= 0:

@@ -43,6 +43,7 @@ class Daemon:
         """Bring the tree back, and begin the background work."""
         self.fs.restore()
         self.cache.start()
+        self.fs.start()
 
     async def listen(self) -> None:
         """Answer on the socket from now on."""

@@ -68,7 +68,9 @@ async def _below(fs: FileSystem, path: str, hidden: list[int]) -> AsyncGenerator
                 yield batch
         return
     above = path
-    around = {folder for mount in fs.tree.below(path) for folder in _folders_above(mount.path)}
+    # A mount inside another comes after it, and drafts before all: the folders above them come up more than once.
+    apart = [mount.path for mount in fs.tree.below(path)] + [draft.path for draft in fs.drafts.below(path)]
+    around = {folder for one in apart for folder in _folders_above(one)}
     untold = set(around)
     async for files in fs.walk(path, on_hidden=hidden.append):
         found: list[Entry] = []
@@ -76,7 +78,7 @@ async def _below(fs: FileSystem, path: str, hidden: list[int]) -> AsyncGenerator
             for folder in _new_folders(file, above):
                 if folder.path not in around:
                     found.append(folder)
-                elif folder.path in untold:  # a mount inside another comes after it, and so do its parents, again
+                elif folder.path in untold:
                     untold.discard(folder.path)
                     found.append(folder)
             above = paths.split(file.path)[0]

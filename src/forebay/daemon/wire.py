@@ -42,9 +42,9 @@ class Fields:
             raise Invalid("the request's body is not a JSON object")
         return cls(values)
 
-    def path(self) -> str:
-        """The field `path`: a path of the tree, in its normal form."""
-        return paths.normalize(self.text("path"))
+    def path(self, name: str = "path") -> str:
+        """A path of the tree, in its normal form."""
+        return paths.normalize(self.text(name))
 
     def text(self, name: str) -> str:
         """A text that must be there."""
@@ -98,6 +98,7 @@ def mount_options(fields: Fields) -> MountOptions:
     return MountOptions(
         options=tuple(fields.texts("options").items()),
         readonly=fields.flag("readonly"),
+        write_mode=fields.choice("write_mode") or "through",
         freshness=fields.choice("freshness") or "ttl",
         ttl_s=fields.seconds("ttl_s"),
         policy=fields.choice("policy"),
@@ -113,6 +114,7 @@ def mount_changes(fields: Fields) -> MountChanges:
         freshness=fields.choice("freshness"),
         ttl_s=fields.seconds("ttl_s"),
         policy=fields.choice("policy"),
+        write_mode=fields.choice("write_mode"),
     )
 
 
@@ -123,6 +125,7 @@ def mount_info(mount: Mount, *, default_policy: str) -> Json:
         "path": mount.path,
         "url": mount.url,
         "readonly": settings.readonly or not mount.store.capabilities.writable,
+        "write_mode": settings.write_mode,
         "freshness": settings.freshness,
         "ttl_s": mount.ttl_s if settings.freshness == "ttl" and isfinite(mount.ttl_s) else None,
         "policy": settings.policy or default_policy,
@@ -157,16 +160,22 @@ def _url(fs: FileSystem, entry: Entry, mount: Mount) -> str:
 
 def location_info(fs: FileSystem, entry: FileEntry) -> Json:
     """Where the bytes of a file are."""
-    found = fs.cache.find(fs.source(entry))
-    file = None if found is None or found.stored.path is None else str(found.stored.path)
     return {
         "path": entry.path,
         "url": _url(fs, entry, entry.mount),
         "version": entry.version,
         "size": entry.size,
         "cached_bytes": fs.residency(entry) if entry.size else 0,
-        "cache_file": file,
+        "cache_file": _local_file(fs, entry),
     }
+
+
+def _local_file(fs: FileSystem, entry: FileEntry) -> str | None:
+    """Where the bytes of a file are on this machine's disks, those that are here."""
+    if (draft := fs.draft_of(entry)) is not None:
+        return fs.staging.path(draft.staging)
+    found = fs.cache.find(fs.source(entry))
+    return None if found is None else found.stored.path
 
 
 def error_info(error: FsError, redactor: Redactor) -> Json:

@@ -94,11 +94,12 @@ class AdminServer:
                 return self.entry(query["path"].rstrip("/") or "/")
             case "/v1/status":
                 return found or STATUS
-            case "/v1/fs/mounts" | "/v1/fuse" | "/v1/fs/df":
+            case "/v1/fs/mounts" | "/v1/fuse" | "/v1/fs/df" | "/v1/fs/uploads":
                 return found or []
             case "/v1/fs/mount" | "/v1/fs/update-mount":
                 options = {key: "***" if "ecret" in key else value for key, value in body["options"].items()}
                 defaults = {"ttl_s": 60.0, "policy": "keep", "freshness": "ttl", "url": "s3://bucket/"}
+                defaults |= {"write_mode": "through"}
                 given = {name: value for name, value in body.items() if value is not None}
                 return body | defaults | given | {"options": options}
         return found

@@ -100,7 +100,9 @@ def test_a_reader_who_has_enough_is_no_error_to_talk_of(tree: AdminServer, spawn
 
 def test_rm_passes_its_words_on(tree: AdminServer, forebay: Command) -> None:
     assert forebay("fs", "rm", "-r", "/d", "/e").code == 0
-    assert tree.bodies("/v1/fs/remove") == [{"path": path, "recursive": True} for path in ("/d", "/e")]
+    assert tree.bodies("/v1/fs/remove") == [{"path": path, "recursive": True, "force": False} for path in ("/d", "/e")]
+    assert forebay("fs", "rm", "-r", "--force", "/d").code == 0
+    assert tree.bodies("/v1/fs/remove")[-1] == {"path": "/d", "recursive": True, "force": True}
     tree.answers["/v1/fs/remove"] = ReadOnly("/d is mounted read-only")
     assert forebay("fs", "rm", "/d/raw") == (1, b"", "forebay: /d is mounted read-only\n")
 

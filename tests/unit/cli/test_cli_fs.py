@@ -51,7 +51,7 @@ def test_options_of_a_mount_may_stand_before_between_and_after_the_paths(
 ) -> None:
     ran = forebay(*words)
     assert ran.code == 0
-    assert ran.lines == ["s3://bucket/ on /training-data/imagenet/ (ttl 60s, keep)"]
+    assert ran.lines == ["s3://bucket/ on /training-data/imagenet/ (write-through, ttl 60s, keep)"]
     assert admin.bodies("/v1/fs/mount") == [
         {
             "path": "/training-data/imagenet/",
@@ -61,6 +61,7 @@ def test_options_of_a_mount_may_stand_before_between_and_after_the_paths(
             "freshness": None,
             "ttl_s": None,
             "policy": None,
+            "write_mode": None,
             "shared_prefix": False,
         }
     ]
@@ -68,10 +69,11 @@ def test_options_of_a_mount_may_stand_before_between_and_after_the_paths(
 
 def test_how_a_mount_works_is_passed_on(admin: AdminServer, forebay: Command) -> None:
     forebay(*MOUNT, "--readonly", "--ttl", "2m", "--policy", "lru", "--freshness", "ttl")
-    forebay(*MOUNT, "--freshness", "immutable")
+    forebay(*MOUNT, "--freshness", "immutable", "--write-mode", "back")
     first, second = admin.bodies("/v1/fs/mount")
     assert (first["readonly"], first["freshness"], first["ttl_s"], first["policy"]) == (True, "ttl", 120.0, "lru")
     assert (second["readonly"], second["freshness"], second["ttl_s"]) == (False, "immutable", None)
+    assert (first["write_mode"], second["write_mode"]) == (None, "back")
 
 
 def test_an_update_says_only_what_is_to_change(admin: AdminServer, forebay: Command) -> None:
@@ -82,12 +84,15 @@ def test_an_update_says_only_what_is_to_change(admin: AdminServer, forebay: Comm
         "freshness": None,
         "ttl_s": None,
         "policy": None,
+        "write_mode": None,
     }
     assert forebay("fs", "mount", "--update", "/m", "--option", "a=b", "--option", "c=").code == 0
     assert forebay("fs", "mount", "/m", "--update", "--writable", "--ttl", "5m").code == 0
+    assert forebay("fs", "mount", "--update", "/m", "--write-mode", "back").code == 0
     assert admin.bodies("/v1/fs/update-mount") == [
         nothing | {"options": {"a": "b", "c": ""}},
         nothing | {"readonly": False, "ttl_s": 300.0},
+        nothing | {"write_mode": "back"},
     ]
     assert not admin.bodies("/v1/fs/mount")
 
@@ -159,6 +164,7 @@ MOUNTS = [
         "path": "/a",
         "url": "s3://b",
         "readonly": True,
+        "write_mode": "through",
         "freshness": "ttl",
         "ttl_s": 60.0,
         "policy": "keep",
@@ -168,6 +174,7 @@ MOUNTS = [
         "path": "/long/path",
         "url": "s3://c/d",
         "readonly": False,
+        "write_mode": "back",
         "freshness": "always",
         "ttl_s": None,
         "policy": None,
@@ -182,7 +189,7 @@ def test_mounts_are_listed(admin: AdminServer, forebay: Command, word: str) -> N
     assert forebay("fs", word).lines == [
         "path        store     how                      options",
         "/a          s3://b    readonly, ttl 60s, keep",
-        "/long/path  s3://c/d  always                   s3.region=r s3a.secretKey=***",
+        "/long/path  s3://c/d  write-back, always       s3.region=r s3a.secretKey=***",
     ]
     assert forebay("fs", word, "--json").json == MOUNTS
 
