@@ -316,7 +316,7 @@ async def _within(work: Coroutine[Any, Any, Answer]) -> Answer:
 
 
 async def _open(rig: Rig, entry: FileEntry) -> OpenFile:
-    return rig.fs.open(entry)
+    return rig.fs.open_version(entry)
 
 
 async def _load(rig: Rig, path: str) -> list[Any]:

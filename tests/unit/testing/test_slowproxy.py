@@ -87,6 +87,16 @@ def test_bytes_larger_than_the_window_pass_unchanged_both_ways(echo: Echo) -> No
     assert hashlib.sha256(answer).digest() == hashlib.sha256(data).digest()
 
 
+def test_it_tells_how_many_bytes_it_carried_each_way(echo: Echo) -> None:
+    with SlowProxy(echo.port, rtt_ms=2, mbps=0) as proxy:
+        assert proxy.carried() == (0, 0)
+        for sent in (100_000, 200_000):
+            with connect(proxy.port) as connection:
+                send_and_finish(connection, bytes(100_000))
+                receive_all(connection)
+            assert proxy.carried() == (sent, sent)
+
+
 def test_many_connections_do_not_mix_their_bytes(echo: Echo) -> None:
     with SlowProxy(echo.port, rtt_ms=2, mbps=0) as proxy:
         connections = [connect(proxy.port) for _ in range(40)]

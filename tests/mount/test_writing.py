@@ -1,0 +1,107 @@
+"""A writable mount against a plain disk: random operations, random trees, and a daemon that is killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from forebay.testing.daemons import RunForebay, daemon_pid, wait_until
+from forebay.testing.killing import MODES, Writer, check
+from forebay.testing.seaweed import SeaweedS3
+from forebay.testing.treemodel import SETTINGS, TreeMachine
+from mount.conftest import s3_options
+
+FSX_OPERATIONS = 3_000  # of each of two processes
+EXAMPLES = 10  # of the tree machine, each of 40 steps
+KILLS = 3  # of each way of writing
+FSX_WAIT_S = 300.0
+Mounted = Callable[[str], Path]
+
+
+@pytest.fixture
+def bucket(s3: SeaweedS3, request: pytest.FixtureRequest) -> str:
+    """A bucket of the test's own."""
+    name = f"writing-{abs(hash(request.node.name)) % 10**10}"
+    s3.make_bucket(name)
+    return name
+
+
+@pytest.fixture(params=["through", "back"])
+def mount_mode(request: pytest.FixtureRequest) -> str:
+    """The write mode of the mount."""
+    return str(request.param)
+
+
+@pytest.fixture
+def writable_mount(forebay: RunForebay, s3: SeaweedS3, bucket: str, mnt: Path, mount_mode: str) -> Iterator[Path]:
+    """A bucket, mounted for writing in a home of its own."""
+    for words in (
+        ("fs", "mount", "/b", f"s3://{bucket}", "--write-mode", mount_mode, *s3_options(s3)),
+        ("fuse", "mount", str(mnt), "/b"),
+    ):
+        ran = forebay(*words)
+        assert ran.code == 0, ran.err
+    yield mnt
+    assert "Traceback" not in (mnt.parent / "home" / "daemon.log").read_text(), "the daemon met what nobody foresaw"
+
+
+def test_fsx_finds_nothing(writable_mount: Path) -> None:
+    command = [sys.executable, "-m", "forebay.testing.fsx", str(writable_mount), "--ops", str(FSX_OPERATIONS)]
+    ran = subprocess.run(
+        [*command, "--seed", "7", "--processes", "2"], capture_output=True, text=True, timeout=FSX_WAIT_S, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def kill_daemon(home: Path, forebay: RunForebay) -> None:
+    pid = daemon_pid(home)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: daemon_pid(home) is None, "the daemon is gone")
+    ran = forebay("start")
+    assert ran.code == 0, ran.err
+
+
+def test_a_tree_on_a_mount_is_the_tree_on_a_disk(writable_mount: Path, tmp_path: Path) -> None:
+    class OnMount(TreeMachine):
+        subject_above, model_above = writable_mount, tmp_path
+        without = frozenset({"exchange", "folder times"})
+
+    run_state_machine_as_test(
+        OnMount, settings=settings(SETTINGS, max_examples=EXAMPLES, derandomize=True, database=None)
+    )
+
+
+@pytest.mark.parametrize("way", MODES)
+def test_kill_9_at_random_moments_loses_nothing_acknowledged(
+    writable_mount: Path, forebay: RunForebay, forebay_home: Path, tmp_path: Path, way: str
+) -> None:
+    folder = writable_mount / way
+    folder.mkdir()
+    out = tmp_path / "acknowledged"
+    out.touch()
+    chance = random.Random(way)
+    for number in range(KILLS):
+        first = max((step.number for step in Writer(folder, way, out, seed=1).acknowledged()), default=-1) + 1
+        with Writer(folder, way, out, seed=1, first=first) as writer:
+            writer.wait_for(len(writer.acknowledged()) + 1)
+            time.sleep(chance.uniform(0, 0.4))
+            kill_daemon(forebay_home, forebay)
+        verdict = check(writer.acknowledged(), os.listdir(folder), lambda name: _bytes_of(folder / name))
+        assert (verdict.missing, verdict.torn) == ([], []), f"after kill {number}"
+    assert forebay("fs", "refresh", "/b").code == 0
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
