@@ -34,6 +34,7 @@ from scratch import scratch_folder
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 COMMAND_WITHIN_S = 600.0
+UPLOADED_WITHIN_S = 600.0
 SMALL_BYTES = 110 * 1024
 FOLDERS = 10
 RTT_MS, MBPS = 20.0, 200.0  # the far store
@@ -243,15 +244,22 @@ class World:
             raise RuntimeError(f"forebay {' '.join(words[:2])} failed: {done.stderr.strip()}")
         return done.stdout
 
-    def mount(self, name: str, *, far: bool = False) -> Path:
+    def mount(self, name: str, *, far: bool = False, write_mode: str = "through") -> Path:
         """Mount the bucket `name` at /NAME, show that at a local folder of its own, and return this folder."""
         endpoint = self.far.endpoint if far else self.server.endpoint
         options = [f"s3.endpoint={endpoint}", f"s3a.accessKeyID={self.server.access_key}"]
         options.append(f"s3a.secretKey={self.server.secret_key}")
-        self.forebay(
-            "fs", "mount", f"/{name}", f"s3://{name}", *(word for each in options for word in ("--option", each))
-        )
+        words = [word for each in options for word in ("--option", each)]
+        self.forebay("fs", "mount", f"/{name}", f"s3://{name}", "--write-mode", write_mode, *words)
         return self.show(name)
+
+    def wait_until_uploaded(self) -> None:
+        """Return when the stores have all that was written: its local files have moved into the cache then."""
+        deadline = time.monotonic() + UPLOADED_WITHIN_S
+        while any((self.scratch / "home" / "writes" / "files").iterdir()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"what was written is not in its store after {UPLOADED_WITHIN_S:g} s")
+            time.sleep(0.1)
 
     def show(self, name: str) -> Path:
         """Show /NAME at a local folder of its own, and return this folder."""

@@ -7,8 +7,11 @@ import argparse
 import json
 from typing import Any
 
+import append
 import check_proxy
+import checkpoint
 import cold_sequential
+import copy_in
 import first_epoch
 import load
 import memory
@@ -25,6 +28,9 @@ SCRIPTS = {
     "first_epoch": first_epoch.measure,
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
+    "checkpoint": checkpoint.measure,
+    "copy_in": copy_in.measure,
+    "append": append.measure,
     "memory": memory.measure,
     "stores": stores.measure,
     "metadata": metadata.measure,

@@ -1,0 +1,110 @@
+"""Checkpoints of 2 GiB by torch.save: acknowledged by the local disk or by a far store, and read back right after.
+
+Acknowledged means closed and synced, on either side.  In `back` mode the upload begins with the close: it has the
+rest of the machine while the file is read back, so that is timed once more after it.
+"""
+
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from common import HERE, MBPS, RTT_MS, Figure, Result, World, in_turns, ratio, read_large, save, say
+from forebay.testing.leash import leashed
+from scratch import settle
+
+SIZE = 2 << 30
+ROUNDS, FAR_ROUNDS = 5, 3
+
+
+class Saver:
+    """A process that saves the same tensors again and again (see saver.py)."""
+
+    def __init__(self, child: "subprocess.Popen[str]") -> None:
+        self._child = child
+
+    def save(self, path: Path) -> float:
+        """Bytes per second until it is acknowledged."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(f"{path}\n")
+        self._child.stdin.flush()
+        answer = self._child.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"torch.save to {path} failed; its reason is above")
+        return SIZE / float(answer)
+
+
+@contextmanager
+def saver() -> Iterator[Saver]:
+    """One that is ready; ended with the context."""
+    command = leashed([sys.executable, str(HERE / "saver.py"), str(SIZE)])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        yield Saver(child)
+
+
+def measure(world: World) -> Result:
+    folder = world.scratch / "checkpoints"
+    folder.mkdir()
+    for name in ("checkpoint", "checkpointfar"):
+        world.server.make_bucket(name)
+    mounted = world.mount("checkpoint", write_mode="back")
+    with saver() as child:
+        runs = _save_and_read(world, child, folder, mounted)
+        runs["through, far"] = _save_far(world, child)
+    world.unmount("checkpoint", free=True)
+    shown = {name: [each / 1e6 for each in values] for name, values in runs.items()}
+    return Result(
+        name="checkpoint",
+        how=f"{SIZE >> 30} GiB by torch.save, closed and synced, {ROUNDS} rounds in turns; far: behind {RTT_MS:g} ms "
+        f"and {MBPS:g} MB/s, {FAR_ROUNDS} runs; read back in pieces of 1 MiB, page cache warm for both",
+        figures=[
+            Figure("checkpoint of 2 GiB, `back`, share of the local disk", 0.8, ratio(runs, "back", "local")),
+            Figure("checkpoint of 2 GiB, `through`, share of the link", 0.85, sorted(shown["through, far"])[1] / MBPS),
+            Figure("read back right after, share of local", 0.9, ratio(runs, "back, read", "local, read")),
+            Figure("read back once it is uploaded", 0.9, ratio(runs, "back, read later", "local, read")),
+        ],
+        runs=shown,
+        unit="MB/s",
+        parameters={"bytes": SIZE, "read_bytes": 1 << 20, "rtt_ms": RTT_MS, "mbps": MBPS},
+    )
+
+
+def _save_and_read(world: World, child: Saver, local: Path, mounted: Path) -> dict[str, list[float]]:
+    reads: dict[str, list[float]] = defaultdict(list)
+
+    def one(side: str, folder: Path) -> float:
+        path = folder / "model.pt"
+        settle(world.scratch)
+        rate = child.save(path)
+        reads[f"{side}, read"].append(read_large(path))
+        if side == "back":
+            world.wait_until_uploaded()
+            reads["back, read later"].append(read_large(path))
+        path.unlink()
+        return rate
+
+    runs = in_turns(ROUNDS, {"local": partial(one, "local", local), "back": partial(one, "back", mounted)})
+    return runs | reads
+
+
+def _save_far(world: World, child: Saver) -> list[float]:
+    path = world.mount("checkpointfar", far=True) / "model.pt"
+    rates = []
+    for _ in range(FAR_ROUNDS):
+        settle(world.scratch)
+        rates.append(child.save(path))
+        path.unlink()
+    world.unmount("checkpointfar", free=True)
+    return rates
+
+
+if __name__ == "__main__":
+    say("checkpoints")
+    with World() as world:
+        save(measure(world))
