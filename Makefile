@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests bench demo
 AZURITE := azurite@3.37.0
+# PyTorch without CUDA, 190 MB to fetch, of the version that pyproject.toml names; that of PyPI brings gigabytes of CUDA,
+# which no test needs, and is taken where this index cannot be reached.
+TORCH_CPU := torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu --no-deps --retries 0
 
 .PHONY: help setup check test demo bench format clean
 
@@ -21,6 +24,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU) 2>/dev/null || true
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
@@ -43,9 +47,9 @@ fuse:
 
 # What the tests read a mount with, and the real servers that they read from, beside those that come with pip: sshd,
 # nginx, Apache, Ceph (67 MB to fetch), Java and libraries for HDFS, whose jars are fetched once into the user's cache.
-PROGRAMS := rsync ssh-keygen sshd nginx apache2 ceph-mon ceph-osd ceph-mds radosgw java
+PROGRAMS := rsync git vim ssh-keygen sshd nginx apache2 ceph-mon ceph-osd ceph-mds radosgw java
 FILES := /usr/lib/nginx/modules/ngx_http_dav_ext_module.so /usr/share/java/jersey1-json.jar
-PACKAGES := rsync openssh-client openssh-server nginx-light libnginx-mod-http-dav-ext apache2-bin \
+PACKAGES := rsync git vim openssh-client openssh-server nginx-light libnginx-mod-http-dav-ext apache2-bin \
   ceph-mon ceph-osd ceph-mds radosgw default-jre-headless libcommons-daemon-java libjersey1-core-java \
   libjersey1-server-java libjersey1-servlet-java libjersey1-json-java libjsr311-api-java
 .PHONY: servers
@@ -65,7 +69,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check servers
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile  # most tests wait for servers: two at a time take little more than half the time
 
 demo: $(VENV)/.demo fuse
 	$(BIN)/python demo/run.py
