@@ -4,6 +4,7 @@ And a real HDFS, one for all tests, since it takes a few seconds to start.
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ from forebay.testing.daemons import CommandRan, RunForebay, forebay_command, tem
 from forebay.testing.hdfs import Hdfs
 
 COMMAND_WAIT_S = 60.0
+
+
+def pytest_sessionstart() -> None:
+    """Have children end on SIGINT as in a terminal: a shell's background jobs, and xdist's workers, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

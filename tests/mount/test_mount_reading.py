@@ -157,7 +157,7 @@ CHANGES = {
 
 def test_every_change_is_refused_as_on_a_read_only_disk(mounted: Mount, folder: Path, mnt: Path, child: Child) -> None:
     fill(folder, {"f": b"one", "d/x": b""})
-    mounted()
+    mounted("--readonly")
     code = "root = argv[1]\n" + "\n".join(
         f"try: {call}\nexcept OSError as error: assert error.errno == errno.EROFS, ({name!r}, error)\n"
         f"else: raise AssertionError({name!r})"

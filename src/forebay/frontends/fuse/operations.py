@@ -31,7 +31,6 @@ from forebay.vfs.listing import Listing
 
 REFUSED: dict[int, int] = {
     Opcode.IOCTL: errno.ENOTTY,  # no file here is a terminal: CPython asks at every open()
-    Opcode.LINK: errno.EPERM,  # no store has files of two names
     Opcode.TMPFILE: errno.EOPNOTSUPP,
 }
 _NOTHING_TO_DO = (Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY)

@@ -69,6 +69,7 @@ class Writing:
             Opcode.RENAME: self.rename,
             Opcode.RENAME2: self.rename2,
             Opcode.SYMLINK: self.symlink,
+            Opcode.LINK: self.link,
             Opcode.READLINK: self.readlink,
             Opcode.WRITE: self.write,
             Opcode.FLUSH: self.flush,
@@ -127,6 +128,7 @@ class Writing:
     def mknod(self, request: Request) -> Answer:
         """MKNOD: regular files only."""
         mode, _, umask, _ = abi.MKNOD_IN.unpack_from(request.body)
+        self._fs.writer.writable(self._names.node(request.nodeid).entry.path)
         if not stat.S_ISREG(mode) and stat.S_IFMT(mode):
             raise OSError(errno.EPERM, "no devices, pipes and sockets here")
         return self._mknod(request, wire.parse_name(request.body[abi.MKNOD_IN.size :]), mode & ~umask)
@@ -334,6 +336,11 @@ class Writing:
         owner = posix_of(0o777, request.uid, request.gid)
         entry = await self._fs.changes.symlink(join(folder, name), target, owner)
         return self._names.tell(folder, name, Found(entry, 1.0))
+
+    def link(self, request: Request) -> Answer:
+        """LINK: no store has files of two names."""
+        self._fs.writer.writable(self._names.node(request.nodeid).entry.path)
+        raise OSError(errno.EPERM, "no hard links here")
 
     def readlink(self, request: Request) -> Answer:
         """READLINK."""
