@@ -24,12 +24,13 @@ from contextlib import suppress
 from typing import TypeVar
 
 from forebay.config.settings import Settings
-from forebay.errors import FsError, Invalid, NotFound, TimedOut, Unavailable, Unsupported
+from forebay.errors import FsError, Invalid, NotFound, TimedOut, Unavailable
 from forebay.stores import cephfs_options
 from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.cephfs_connect import connect
 from forebay.stores.cephfs_files import CephFiles, Folder, SessionEnded
 from forebay.stores.cephfs_options import CephFsOptions
+from forebay.stores.posix import WholeFiles
 from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 from forebay.units import MIB
 
@@ -47,8 +48,10 @@ def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Setti
     return Opened(CephFsStore(cephfs_options.parse(rest, options), deadline_s=settings.store_deadline_s), "")
 
 
-class CephFsStore:
+class CephFsStore(WholeFiles):
     """See the module and `forebay.stores.base.FolderStore`."""
+
+    replacer = "CephFS"
 
     def __init__(self, options: CephFsOptions, *, deadline_s: float) -> None:
         self.location = options.location
@@ -107,36 +110,6 @@ class CephFsStore:
 
     # ------------------------------------------------------------------ writing
 
-    async def put(
-        self,
-        key: str,
-        data: Buffer,
-        *,
-        if_version: str | None = None,
-        if_absent: bool = False,
-        attributes: Attributes | None = None,
-    ) -> ObjectMeta:
-        """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
-
-        async def once() -> AsyncIterator[Buffer]:
-            yield data
-
-        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
-
-    async def put_stream(
-        self,
-        key: str,
-        chunks: AsyncIterator[Buffer],
-        *,
-        if_version: str | None = None,
-        if_absent: bool = False,
-        attributes: Attributes | None = None,
-    ) -> ObjectMeta:
-        """See `Store.put_stream`; conditions as for `put`."""
-        if if_version is not None:
-            raise Unsupported(f"{self.location}: CephFS cannot replace a file only if it is unchanged", path=key)
-        return await self._put(key, chunks, attributes or Attributes(), if_absent=if_absent)
-
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3."""
         await self._run(lambda files: files.delete(key))
@@ -153,7 +126,7 @@ class CephFsStore:
                 async for chunk in self.stream(source, whole, version=meta.version, chunk_bytes=COPY_BYTES):
                     yield chunk
 
-        return await self._put(target, chunks(), Attributes(), if_absent=False)
+        return await self.put_file(target, chunks(), Attributes(), if_absent=False)
 
     async def rename(self, source: str, target: str) -> None:
         """See `RenamingStore.rename`."""
@@ -163,14 +136,14 @@ class CephFsStore:
         """See `AttributesStore.set_attributes`; any change of a file is another version of it."""
         await self._run(lambda files: files.set_attributes(key, attributes))
 
-    async def _put(
+    async def make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
+        """See `WholeFiles.make_folder`."""
+        return await self._run(lambda files: files.make_folder(key, attributes))
+
+    async def put_file(
         self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
     ) -> ObjectMeta:
-        if key.endswith("/"):
-            async for chunk in chunks:
-                if len(chunk):
-                    raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
-            return await self._run(lambda files: files.make_folder(key, attributes))
+        """See `WholeFiles.put_file`."""
         files, part = await self._run(lambda files: (files, files.begin(key)))
         try:
             at = 0

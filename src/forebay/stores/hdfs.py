@@ -43,7 +43,7 @@ from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.hdfs_calls import Calls, connect, reach
 from forebay.stores.hdfs_listing import Folder, in_key_order, is_after, statuses
 from forebay.stores.hdfs_options import HdfsOptions, Place
-from forebay.stores.posix import permissions_in
+from forebay.stores.posix import WholeFiles, permissions_in
 from forebay.stores.rename_errors import why_not_renamed
 from forebay.stores.urls import refuse_credentials
 from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta, Posix
@@ -82,8 +82,10 @@ class _Reading(NamedTuple):
     packets: Iterator[bytes]
 
 
-class HdfsStore:
+class HdfsStore(WholeFiles):
     """A folder of a file system.  See the module."""
+
+    replacer = "HDFS"
 
     def __init__(
         self, place: Place, folder: str, options: HdfsOptions, *, deadline_s: float, page_keys: int = PAGE_KEYS
@@ -139,36 +141,6 @@ class HdfsStore:
             folders = dict(entry for entry in page if isinstance(entry, Folder))
             yield ListPage(objects, [] if recursive else list(folders), folders)
 
-    async def put(
-        self,
-        key: str,
-        data: Buffer,
-        *,
-        if_version: str | None = None,
-        if_absent: bool = False,
-        attributes: Attributes | None = None,
-    ) -> ObjectMeta:
-        """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
-
-        async def once() -> AsyncIterator[Buffer]:
-            yield data
-
-        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
-
-    async def put_stream(
-        self,
-        key: str,
-        chunks: AsyncIterator[Buffer],
-        *,
-        if_version: str | None = None,
-        if_absent: bool = False,
-        attributes: Attributes | None = None,
-    ) -> ObjectMeta:
-        """See `Store.put_stream`; conditions as for `put`."""
-        if if_version is not None:
-            raise Unsupported(f"{self.location}: HDFS cannot replace a file only if it is unchanged", path=key)
-        return await self._put(key, chunks, attributes or Attributes(), if_absent=if_absent)
-
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3, but never the URL's own."""
         await self._calls.run(self._delete, key)
@@ -178,7 +150,7 @@ class HdfsStore:
         if source.endswith("/") or target.endswith("/"):
             raise Invalid(f"{self.location}: folders are not copied", path=source)
         meta = await self.head(source)
-        return await self._put(target, self._whole(meta), Attributes(), if_absent=False)
+        return await self.put_file(target, self._whole(meta), Attributes(), if_absent=False)
 
     async def rename(self, source: str, target: str) -> None:
         """See `RenamingStore.rename`."""
@@ -330,14 +302,14 @@ class HdfsStore:
 
     # ------------------------------------------------------------------ writing
 
-    async def _put(
+    async def make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
+        """See `WholeFiles.make_folder`."""
+        return await self._calls.run(self._make_folder, key, attributes)
+
+    async def put_file(
         self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
     ) -> ObjectMeta:
-        if key.endswith("/"):
-            async for chunk in chunks:
-                if len(chunk):
-                    raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
-            return await self._calls.run(self._make_folder, key, attributes)
+        """See `WholeFiles.put_file`."""
         part, writer = await self._calls.run(self._begin, key)
         try:
             async for chunk in chunks:

@@ -32,11 +32,10 @@ from forebay.errors import (
     NotFound,
     StaleVersion,
     Unavailable,
-    Unsupported,
 )
 from forebay.stores import posix
 from forebay.stores.base import Capabilities, ListPage, Opened, check_span
-from forebay.stores.posix import HIDDEN, kind_of, posix_of
+from forebay.stores.posix import HIDDEN, WholeFiles, kind_of, posix_of
 from forebay.stores.urls import refuse_options
 from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 
@@ -65,8 +64,10 @@ def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Setti
     return Opened(LocalStore(Path(rest)), "")
 
 
-class LocalStore:
+class LocalStore(WholeFiles):
     """See the module and `forebay.stores.base.Store`."""
+
+    replacer = "a folder"
 
     def __init__(self, folder: Path, *, page_keys: int = PAGE_KEYS) -> None:
         self._root = os.path.realpath(folder)
@@ -113,36 +114,6 @@ class LocalStore:
             objects = [entry for entry in page if isinstance(entry, ObjectMeta)]
             folders = dict(entry for entry in page if isinstance(entry, _Folder))
             yield ListPage(objects, [] if recursive else list(folders), folders)
-
-    async def put(
-        self,
-        key: str,
-        data: Buffer,
-        *,
-        if_version: str | None = None,
-        if_absent: bool = False,
-        attributes: Attributes | None = None,
-    ) -> ObjectMeta:
-        """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
-
-        async def once() -> AsyncIterator[Buffer]:
-            yield data
-
-        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
-
-    async def put_stream(
-        self,
-        key: str,
-        chunks: AsyncIterator[Buffer],
-        *,
-        if_version: str | None = None,
-        if_absent: bool = False,
-        attributes: Attributes | None = None,
-    ) -> ObjectMeta:
-        """See `Store.put_stream`; conditions as for `put`."""
-        if if_version is not None:
-            raise Unsupported(f"{self.location}: a folder cannot replace a file only if it is unchanged", path=key)
-        return await self._put(key, chunks, attributes or Attributes(), if_absent=if_absent)
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go too, as they do in S3."""
@@ -314,14 +285,14 @@ class LocalStore:
 
     # ------------------------------------------------------------------ writing
 
-    async def _put(
+    async def make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
+        """See `WholeFiles.make_folder`."""
+        return await self._run(self._make_folder, key, attributes)
+
+    async def put_file(
         self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
     ) -> ObjectMeta:
-        if key.endswith("/"):
-            async for chunk in chunks:
-                if len(chunk):
-                    raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
-            return await self._run(self._make_folder, key, attributes)
+        """See `WholeFiles.put_file`."""
         target, part, fd = await self._run(self._begin, key)
         try:
             try:

@@ -1,12 +1,14 @@
-"""What stores that are POSIX file systems have in common: names of owners, kinds of the system's errors."""
+"""What stores that are POSIX file systems have in common: owners, kinds of errors, files that are written whole."""
 
 import errno
 import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 from forebay.errors import (
     AlreadyExists,
@@ -23,7 +25,7 @@ from forebay.errors import (
     Unavailable,
     Unsupported,
 )
-from forebay.types import Attributes, Posix
+from forebay.types import Attributes, Buffer, ObjectMeta, Posix
 
 HIDDEN = ".forebay-part-"  # how the names of files begin that are being written: they are never listed
 
@@ -93,3 +95,57 @@ def _name(find: Callable[[int], Sequence[object]], number: int) -> str:
         return str(find(number)[0])
     except KeyError:
         return str(number)
+
+
+class WholeFiles(ABC):
+    """`put` and `put_stream` of a file system, where a file is written under another name and takes its place whole."""
+
+    location: str
+    replacer: ClassVar[str]  # who cannot replace a file under a condition, in words
+
+    @abstractmethod
+    async def put_file(
+        self, key: str, chunks: AsyncIterator[Buffer], attributes: Attributes, *, if_absent: bool
+    ) -> ObjectMeta:
+        """Store the concatenation of `chunks` as a file, all or nothing."""
+
+    @abstractmethod
+    async def make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
+        """Make the folder of a key that ends in "/"; one that is there gets the attributes."""
+
+    async def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
+        """See `Store.put`; `if_absent` is atomic, `if_version` cannot be."""
+
+        async def once() -> AsyncIterator[Buffer]:
+            yield data
+
+        return await self.put_stream(key, once(), if_version=if_version, if_absent=if_absent, attributes=attributes)
+
+    async def put_stream(
+        self,
+        key: str,
+        chunks: AsyncIterator[Buffer],
+        *,
+        if_version: str | None = None,
+        if_absent: bool = False,
+        attributes: Attributes | None = None,
+    ) -> ObjectMeta:
+        """See `Store.put_stream`; conditions as for `put`."""
+        if if_version is not None:
+            message = f"{self.location}: {self.replacer} cannot replace a file only if it is unchanged"
+            raise Unsupported(message, path=key)
+        attributes = attributes or Attributes()
+        if not key.endswith("/"):
+            return await self.put_file(key, chunks, attributes, if_absent=if_absent)
+        async for chunk in chunks:
+            if len(chunk):
+                raise Invalid(f"{self.location}: {key!r} is a folder and cannot hold bytes", path=key)
+        return await self.make_folder(key, attributes)
