@@ -43,18 +43,21 @@ async def send_parts(
         await asyncio.gather(*sending, return_exceptions=True)
 
 
+def part_bytes(number: int) -> int:
+    """The size of part `number`, from 1 on, unless it is the last."""
+    return PART_BYTES << ((number - 1) // GROW_EVERY)
+
+
 async def _parts(chunks: AsyncIterator[Buffer]) -> AsyncIterator[Buffer]:
-    held, number, size = bytearray(), 0, PART_BYTES
+    held, number = bytearray(), 0
     async for chunk in chunks:
         view = memoryview(chunk)
         while len(view):
-            taken = min(len(view), size - len(held))
+            taken = min(len(view), part_bytes(number + 1) - len(held))
             held += view[:taken]
             view = view[taken:]
-            if len(held) == size:
+            if len(held) == part_bytes(number + 1):
                 yield held
                 held, number = bytearray(), number + 1
-                if number % GROW_EVERY == 0:
-                    size *= 2
     if held or number == 0:
         yield held

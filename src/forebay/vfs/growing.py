@@ -11,8 +11,9 @@ from collections.abc import Callable
 import structlog
 
 from forebay.errors import FsError
+from forebay.stores.uploads import PART_BYTES
 from forebay.vfs.drafts import Draft
-from forebay.vfs.sending import PART_BYTES, Pool, Sender, Target
+from forebay.vfs.sending import Pool, Sender, Target
 
 log = structlog.get_logger()
 

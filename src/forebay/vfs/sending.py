@@ -19,13 +19,12 @@ import xxhash
 from forebay.cache.pages import PAGE_BYTES, page_count
 from forebay.errors import AlreadyExists, FsError, NotFound, StaleVersion
 from forebay.stores.base import PartsStore, Store, Upload
+from forebay.stores.uploads import part_bytes
 from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 from forebay.units import MIB
 from forebay.vfs.content import Content, sums_of, unequal_pages
 
 SINGLE_PUT_BYTES = 8 * MIB  # up to this size one PUT
-PART_BYTES = 8 * MIB
-GROW_EVERY = 1_000  # parts; then they double, so that 10,000 of them hold 8 TiB
 PARTS_IN_FLIGHT = 4
 CHUNK_BYTES = 4 * MIB  # of a stream
 Result = TypeVar("Result")
@@ -100,9 +99,9 @@ class Sender:
             FsError: as the store says.
         """
         size = self._content.size()
-        if size <= SINGLE_PUT_BYTES and self._upload is None:
-            return await self._put(size)
         try:
+            if size <= SINGLE_PUT_BYTES and self._upload is None:
+                return await self._put(size)
             return await (self._finish_parts(size) if self.sends_parts else self._stream(size))
         except AlreadyExists as error:
             raise StaleVersion(error.message, path=self.target.key) from error
@@ -112,11 +111,7 @@ class Sender:
         data = await self._content.read(0, size)
         sums = sums_in(data)
         conditions = await self._conditions()
-        try:
-            meta = await target.store.put(target.key, data, attributes=target.attributes, **conditions)
-        except AlreadyExists as error:
-            raise StaleVersion(error.message, path=target.key) from error
-        return Sent(meta, sums)
+        return Sent(await target.store.put(target.key, data, attributes=target.attributes, **conditions), sums)
 
     async def _finish_parts(self, size: int) -> Sent:
         parts = list(parts_of(size))
@@ -245,11 +240,6 @@ class Sender:
             upload, self._upload = self._upload, None
             with contextlib.suppress(FsError):
                 await upload.abort()
-
-
-def part_bytes(number: int) -> int:
-    """The size of part `number`, from 1 on, unless it is the last."""
-    return PART_BYTES << ((number - 1) // GROW_EVERY)
 
 
 def parts_of(size: int) -> Iterator[tuple[int, ByteRange]]:

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import Denied, FsError, NotFound, StaleVersion, Unavailable
+from forebay.stores import uploads
 from forebay.stores.base import Capabilities, Store
 from forebay.stores.local import LocalStore
 from forebay.stores.memory import MemoryStore
+from forebay.stores.uploads import part_bytes
 from forebay.testing.faulty_store import FaultyStore, Hang
 from forebay.types import Buffer
 from forebay.units import MIB
 from forebay.vfs import sending
 from forebay.vfs.content import Content, PatchedContent, WholeContent, sums_of
-from forebay.vfs.sending import Sender, Target, part_bytes, parts_of
+from forebay.vfs.sending import Sender, Target, parts_of
 
 PART = 2 * MIB
 RANDOM = random.Random(4)
@@ -27,7 +29,7 @@ OLD = RANDOM.randbytes(5 * PART + 1)
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "PART_BYTES", PART)
+    monkeypatch.setattr(uploads, "PART_BYTES", PART)
     monkeypatch.setattr(sending, "SINGLE_PUT_BYTES", PART)
 
 
