@@ -27,14 +27,8 @@ async def list_folder(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json
         yield [entry_info(fs, entry)]
         return
     listing = await fs.open_folder(path)
-    index = 0
-    while True:
-        await listing.wait(index)
-        batch = [found for _, found in listing.some(index, index + BATCH)]
-        if not batch:
-            break
-        index += len(batch)
-        yield [entry_info(fs, found) for found in batch]
+    async for batch in listing.batches(BATCH):
+        yield [entry_info(fs, found) for _, found in batch]
         await asyncio.sleep(0)
     if listing.hidden:
         yield [{"hidden": listing.hidden}]

@@ -6,7 +6,6 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from forebay.vfs.blocks import BLOCK_ENTRIES
 from forebay.vfs.entries import Entry, FolderEntry
 from forebay.vfs.listing import Listing
 
@@ -29,13 +28,7 @@ async def entries_below(host: Host, path: str, hidden: list[str]) -> AsyncGenera
     folders = [path]
     while folders:
         listing = await host.open_folder(folder := folders.pop())
-        index = 0
-        while True:
-            await listing.wait(index)
-            some = listing.some(index, index + BLOCK_ENTRIES)
-            if not some:
-                break
-            index += len(some)
+        async for some in listing.batches():
             for _, entry in some:
                 if isinstance(entry, FolderEntry):
                     folders.append(entry.path)

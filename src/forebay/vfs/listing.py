@@ -7,7 +7,7 @@
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from forebay.errors import FsError
@@ -231,6 +231,21 @@ class Listing:
             found += [(block.names[index], self._entry(block.row(index))) for index in range(first, last)]
             start = self._starts[number] + last
         return found
+
+    async def batches(self, most: int = BLOCK_ENTRIES) -> AsyncGenerator[list[tuple[str, Entry]], None]:
+        """All of them in order, up to `most` at a time, as they come.
+
+        Raises:
+            FsError: the store failed midway.
+        """
+        index = 0
+        while True:
+            await self.wait(index)
+            some = self.some(index, index + most)
+            if not some:
+                return
+            index += len(some)
+            yield some
 
     def names(self, start: int) -> list[tuple[str, bool]]:
         """The names of one block from `start` on, and whether each is a folder; empty at the end of what is ready."""
