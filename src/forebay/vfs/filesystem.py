@@ -26,7 +26,7 @@ from forebay.stores.registry import open_store
 from forebay.types import Buffer
 from forebay.units import MIB
 from forebay.vfs.attributes import ATTRIBUTES_FILE, KeptAttributes
-from forebay.vfs.blocks import BLOCK_ENTRIES, row_of
+from forebay.vfs.blocks import row_of
 from forebay.vfs.changes import Changes
 from forebay.vfs.control import ControlDb
 from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
@@ -180,14 +180,8 @@ class FileSystem:
 
     @staticmethod
     async def _merge(into: Listing, listing: Listing) -> None:
-        index = 0
-        while True:
-            await listing.wait(index)
-            some = listing.some(index, index + BLOCK_ENTRIES)
-            if not some:
-                break
+        async for some in listing.batches():
             into.add_rows([row_of(name, entry) for name, entry in some])
-            index += len(some)
         into.hidden = listing.hidden
 
     def believed_s(self, listing: Listing) -> float | None:
@@ -259,10 +253,6 @@ class FileSystem:
     def draft_of(self, entry: Entry) -> Draft | None:
         """The draft that an entry is of, whatever has become of its name; None if it is no draft any more."""
         return self.drafts.by_version(entry.version) if isinstance(entry, FileEntry) else None
-
-    def is_written(self, entry: FileEntry) -> bool:
-        """Is an entry that of a file being written?"""
-        return is_draft(entry)
 
     def now_ns(self) -> int:
         """The time, nanoseconds since 1970."""

@@ -20,7 +20,7 @@ from forebay.frontends.fuse.wire import Request
 from forebay.paths import check_name, join
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer
-from forebay.vfs.drafts import OpenDraft
+from forebay.vfs.drafts import OpenDraft, is_draft
 from forebay.vfs.entries import Entry, FileEntry, Found
 from forebay.vfs.filesystem import FileSystem
 
@@ -83,21 +83,24 @@ class Writing:
 
     async def open(self, node: Node, *, truncate: bool) -> Buffer:
         """OPEN for writing."""
-        entry = node.entry
-        assert isinstance(entry, FileEntry)
-        paged = self._handles.of_node(node)
-        is_passed = self._handles.is_passed(node)
-        opens = self._handles.backing.live(node.ino) if is_passed else len(paged)
-        is_new = not self._fs.is_written(entry)
         try:
-            opened = await self._fs.changes.open(entry, truncate=truncate, opens=opens, must_share=is_passed)
+            opened = await self._begin(node, truncate=truncate)
         except OSError as error:
             if error.errno == errno.ESTALE:
                 self._nodes.detach(node)
             raise
-        if is_new:
-            self._adopt(node, opened, paged)
         return self._handles.open(node, opened)
+
+    async def _begin(self, node: Node, *, truncate: bool) -> OpenDraft:
+        """Open a node's file for writing; the node is that draft from now on, for those who have it open too."""
+        entry = node.entry
+        assert isinstance(entry, FileEntry)
+        paged, is_passed = self._handles.of_node(node), self._handles.is_passed(node)
+        opens = self._handles.backing.live(node.ino) if is_passed else len(paged)
+        opened = await self._fs.changes.open(entry, truncate=truncate, opens=opens, must_share=is_passed)
+        if not is_draft(entry):
+            self._adopt(node, opened, paged)
+        return opened
 
     def _adopt(self, node: Node, opened: OpenDraft, paged: list[int]) -> None:
         """The node is the draft from now on, also for those who have the version open that it was."""
@@ -218,13 +221,8 @@ class Writing:
             return
         if not isinstance(node.entry, FileEntry):
             raise Invalid(f"{node.entry.path} is a folder", path=node.entry.path)
-        paged, is_passed = self._handles.of_node(node), self._handles.is_passed(node)
-        opens = self._handles.backing.live(node.ino) if is_passed else len(paged)
-        is_new = not self._fs.is_written(node.entry)
-        opened = await self._fs.changes.open(node.entry, truncate=False, opens=opens, must_share=is_passed)
+        opened = await self._begin(node, truncate=False)
         try:
-            if is_new:
-                self._adopt(node, opened, paged)
             opened.draft.content.truncate(size)
             await self._fs.uploader.flush(opened.draft)
         finally:
