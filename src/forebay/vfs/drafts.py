@@ -19,12 +19,12 @@ from weakref import WeakValueDictionary
 from forebay.paths import is_within, split
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer, ObjectMeta, Posix
+from forebay.vfs.attributes import FILE_MODE, FOLDER_MODE
 from forebay.vfs.content import Content, Snapshot
 from forebay.vfs.entries import FileEntry, Mount
 from forebay.vfs.journal import Record
 from forebay.vfs.openfile import OpenFile
 
-FILE_MODE, FOLDER_MODE = 0o644, 0o755  # where nothing else is known
 DRAFT_VERSION = "draft-"  # how the versions of drafts begin
 
 

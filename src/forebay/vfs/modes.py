@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from forebay.errors import FsError, NotFound, Unsupported
 from forebay.modes import ModeChange
 from forebay.types import Attributes, Buffer
+from forebay.vfs.attributes import FILE_MODE, FOLDER_MODE
 from forebay.vfs.below import entries_below
-from forebay.vfs.drafts import FILE_MODE, FOLDER_MODE
 from forebay.vfs.entries import Entry, FolderEntry
 from forebay.vfs.filesystem import FileSystem
 

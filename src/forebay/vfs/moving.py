@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import structlog
 
@@ -34,18 +33,16 @@ from forebay.errors import (
 from forebay.types import Attributes, Buffer
 from forebay.units import MIB
 from forebay.vfs.below import entries_below
-from forebay.vfs.drafts import OpenDraft
+from forebay.vfs.drafts import AnyFile
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.openfile import OpenFile
+from forebay.vfs.parallel import each
 
 log = structlog.get_logger()
 
 EVENT_EVERY_S = 0.2
 PARALLEL = 8  # files copied, or removed, at a time
 COPY_BYTES = 4 * MIB
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +148,14 @@ class _Move:
             self.event = MoveEvent(0, len(files), 0, sizes, can_stop=True)
             for folder in folders:
                 await self._make_folder(folder)
-            await _each(files, self._copy)
+            await each(files, self._copy, parallel=PARALLEL)
             await self._send_drafts(target)
         except BaseException:
             if isinstance(entry, FolderEntry):  # a file is copied whole, or not at all
                 await self._undo()
             raise
         self.event = replace(self.event, can_stop=False)
-        await _each(self._copied, self._remove)
+        await each(self._copied, self._remove, parallel=PARALLEL)
         for folder in reversed(folders):
             await self._attempt(folder.path, self._remove_folder(folder.path))
 
@@ -236,7 +233,7 @@ class _Move:
         await self._carry_xattrs(entry, path)
         self.event = replace(self.event, files_done=self.event.files_done + 1)
 
-    async def _chunks(self, opened: OpenFile | OpenDraft, entry: FileEntry) -> AsyncIterator[Buffer]:
+    async def _chunks(self, opened: AnyFile, entry: FileEntry) -> AsyncIterator[Buffer]:
         at = 0
         while at < entry.size:
             data = bytes(memoryview(await opened.read(at, COPY_BYTES)))
@@ -283,28 +280,3 @@ class _Move:
         for folder in reversed(self._made):
             with contextlib.suppress(FsError):
                 await self._fs.rmdir(folder)
-
-
-async def _each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]]) -> None:
-    """Do `work` with each, `PARALLEL` at a time; after a failure nothing more is begun, and it is raised at the end."""
-    left = iter(items)
-    failed: list[FsError] = []
-
-    async def work_on() -> None:
-        for item in left:
-            try:
-                await work(item)
-            except FsError as error:
-                failed.append(error)
-            if failed:
-                return
-
-    tasks = [asyncio.ensure_future(work_on()) for _ in range(PARALLEL)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    if failed:
-        raise failed[0]

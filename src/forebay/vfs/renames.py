@@ -14,10 +14,9 @@ claim on both places for the whole of a rename; another rename that touches them
 *Invariants*: above.  *On crash*: `resume`.  A rename that is cancelled stays half done until then, too.
 """
 
-import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
@@ -31,6 +30,7 @@ from forebay.vfs.attributed import AttributedStore
 from forebay.vfs.control import ControlDb, Phase, Rename
 from forebay.vfs.entries import Mount
 from forebay.vfs.metadata import Metadata
+from forebay.vfs.parallel import each
 
 log = structlog.get_logger()
 
@@ -207,7 +207,7 @@ class Renames:
             if count is not None:
                 count(1)
 
-        await _each(metas, copy)
+        await each(metas, copy, parallel=PARALLEL)
 
     async def _try_undo(self, mount: Mount, record: Rename) -> None:
         try:
@@ -274,7 +274,7 @@ class Renames:
 
         ordered = sorted(keys, key=_removal_turn)
         for _, level in itertools.groupby(ordered, key=_removal_turn):
-            await _each(level, delete)
+            await each(level, delete, parallel=PARALLEL)
 
 
 async def _copy(store: Store, meta: ObjectMeta, target: str) -> None:
@@ -319,29 +319,6 @@ async def _attributes_of(store: Store, meta: ObjectMeta) -> Attributes | None:
         with contextlib.suppress(NotFound):  # SeaweedFS, of an empty folder
             meta = await store.head(meta.key)
     return None if meta.posix is None else Attributes(*meta.posix[:3], meta.mtime_ns)
-
-
-async def _each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]]) -> None:
-    """Do `work` with each, `PARALLEL` at a time.
-
-    After a failure nothing more is begun, and what is under way comes to its end before the failure is raised: what
-    is undone then must not be done after that.
-    """
-    left = iter(items)
-    failed: list[FsError] = []
-
-    async def work_on() -> None:
-        for item in left:
-            try:
-                await work(item)
-            except FsError as error:
-                failed.append(error)
-            if failed:
-                return
-
-    await asyncio.gather(*(work_on() for _ in range(PARALLEL)))
-    if failed:
-        raise failed[0]
 
 
 def _versions(record: Rename, metas: Iterable[ObjectMeta]) -> dict[str, str]:

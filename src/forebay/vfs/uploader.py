@@ -28,6 +28,7 @@ import xxhash
 from forebay import failpoints
 from forebay.cache.cache import Cache
 from forebay.cache.cachedfile import Source
+from forebay.cache.pages import PAGE_BYTES
 from forebay.clock import Clock
 from forebay.errors import FsError, NotFound, StaleVersion
 from forebay.stores.base import AttributesStore
@@ -313,7 +314,7 @@ class Uploader:
             if meta.size != draft.content.size():
                 return None
             for page, known in enumerate(sums):
-                span = ByteRange(page << 20, min((page + 1) << 20, meta.size))
+                span = ByteRange(page * PAGE_BYTES, min((page + 1) * PAGE_BYTES, meta.size))
                 data = await store.get(draft.key, span, version=meta.version)
                 if await self.pool(xxhash.xxh3_64_intdigest, data) != known:
                     return None
@@ -503,12 +504,11 @@ class Uploader:
             self._retries.forget(draft.mount)
             draft.error = ""
         self._changed.set()
-        while left := [draft for draft in waiting if draft in self._queue and not draft.error]:
+        while any(draft in self._queue and not draft.error for draft in waiting):
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await self._idle.wait()
-            del left
         return [self._info(draft) for draft in waiting if draft in self._queue]
 
     def infos(self) -> list[UploadInfo]:

@@ -3,15 +3,16 @@
 Acknowledged means that the store has it.  A file becomes visible whole or not at all.
 """
 
-import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 from forebay import paths
 from forebay.errors import AlreadyExists, Busy, Invalid, IsADirectory, NotADirectory, NotEmpty, NotFound, ReadOnly
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount
 from forebay.vfs.metadata import Metadata
+from forebay.vfs.parallel import each
 from forebay.vfs.tree import Tree
 
 DELETES_MAX = 32  # under way at a time
@@ -97,7 +98,7 @@ class Writer:
             # Where folders exist by themselves, only an empty one can be removed.
             deepest_first = sorted((key for key in markers if not is_kept(key)), key=_depth, reverse=True)
             for _, level in itertools.groupby(deepest_first, key=_depth):
-                await self._delete_all(mount, list(level))
+                await self._delete_all(mount, level)
         finally:
             self._host.metadata.forget(path)
         if path == mount.path:
@@ -133,13 +134,8 @@ class Writer:
         await self._delete(mount, key + "/")
         await self.learn(mount, path, None)
 
-    async def _delete_all(self, mount: Mount, keys: list[str]) -> None:
-        for start in range(0, len(keys), DELETES_MAX):
-            some = keys[start : start + DELETES_MAX]
-            failed = await asyncio.gather(*(self._delete(mount, key) for key in some), return_exceptions=True)
-            for error in failed:
-                if error is not None:
-                    raise error
+    async def _delete_all(self, mount: Mount, keys: Iterable[str]) -> None:
+        await each(keys, partial(self._delete, mount), parallel=DELETES_MAX)
 
     async def _delete(self, mount: Mount, key: str) -> None:
         await self._host.metadata.answer(mount, mount.store.delete(key))
