@@ -6,14 +6,19 @@ rest of the machine while the file is read back, so that is timed once more afte
 
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from common import HERE, MBPS, RTT_MS, Figure, Result, World, in_turns, ratio, read_large, save, say
+import obstore
+
+from common import HERE, MBPS, RTT_MS, Figure, Result, World, in_turns, open_bucket, ratio, read_large, save, say
+from forebay.stores.uploads import PART_BYTES
 from forebay.testing.leash import leashed
+from forebay.vfs.sending import PARTS_IN_FLIGHT
 from scratch import settle
 
 SIZE = 2 << 30
@@ -51,21 +56,22 @@ def saver() -> Iterator[Saver]:
 def measure(world: World) -> Result:
     folder = world.scratch / "checkpoints"
     folder.mkdir()
-    for name in ("checkpoint", "checkpointfar"):
-        world.server.make_bucket(name)
+    world.server.make_bucket("checkpoint")
     mounted = world.mount("checkpoint", write_mode="back")
     with saver() as child:
         runs = _save_and_read(world, child, folder, mounted)
-        runs["through, far"] = _save_far(world, child)
+        runs |= _save_far(world, child, folder)
     world.unmount("checkpoint", free=True)
     shown = {name: [each / 1e6 for each in values] for name, values in runs.items()}
     return Result(
         name="checkpoint",
         how=f"{SIZE >> 30} GiB by torch.save, closed and synced, {ROUNDS} rounds in turns; far: behind {RTT_MS:g} ms "
-        f"and {MBPS:g} MB/s, {FAR_ROUNDS} runs; read back in pieces of 1 MiB, page cache warm for both",
+        f"and {MBPS:g} MB/s, {FAR_ROUNDS} rounds, a server that drops what it gets; read back "
+        "in pieces of 1 MiB, page cache warm for both",
         figures=[
             Figure("checkpoint of 2 GiB, `back`, share of the local disk", 0.8, ratio(runs, "back", "local")),
             Figure("checkpoint of 2 GiB, `through`, share of the link", 0.85, sorted(shown["through, far"])[1] / MBPS),
+            Figure("the same, share of bare obstore", 0.85, ratio(runs, "through, far", "bare obstore, far")),
             Figure("read back right after, share of local", 0.9, ratio(runs, "back, read", "local, read")),
             Figure("read back once it is uploaded", 0.9, ratio(runs, "back, read later", "local, read")),
         ],
@@ -93,15 +99,29 @@ def _save_and_read(world: World, child: Saver, local: Path, mounted: Path) -> di
     return runs | reads
 
 
-def _save_far(world: World, child: Saver) -> list[float]:
-    path = world.mount("checkpointfar", far=True) / "model.pt"
-    rates = []
-    for _ in range(FAR_ROUNDS):
+def _save_far(world: World, child: Saver, local: Path) -> dict[str, list[float]]:
+    """To the far store that takes uploads for nothing; and the same file by bare obstore, in parts as large."""
+    endpoint = world.far_sink.endpoint
+    mounted = world.mount("checkpointfar", endpoint=endpoint) / "model.pt"
+    bare, source = open_bucket(endpoint, "checkpointfar"), local / "model.pt"
+    child.save(source)
+
+    def forebay() -> float:
         settle(world.scratch)
-        rates.append(child.save(path))
-        path.unlink()
+        rate = child.save(mounted)
+        mounted.unlink()
+        return rate
+
+    def plain() -> float:
+        settle(world.scratch)
+        begin = time.perf_counter()
+        obstore.put(bare, "bare.pt", source, chunk_size=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT)
+        return SIZE / (time.perf_counter() - begin)
+
+    runs = in_turns(FAR_ROUNDS, {"through, far": forebay, "bare obstore, far": plain})
+    source.unlink()
     world.unmount("checkpointfar", free=True)
-    return rates
+    return runs
 
 
 if __name__ == "__main__":

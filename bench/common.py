@@ -30,6 +30,7 @@ from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.slowproxy import SlowProxy
 from idle import idle_poll_ns, kernel_default
 from scratch import scratch_folder
+from sink_server import SinkServer
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -182,6 +183,12 @@ class World:
         """The same server behind 20 ms and 200 MB/s."""
         return self._ends.enter_context(SlowProxy(self.server.port, rtt_ms=RTT_MS, mbps=MBPS))
 
+    @cached_property
+    def far_sink(self) -> SlowProxy:
+        """A server that takes uploads for nothing (see sink_server.py), as far away."""
+        sink = self._ends.enter_context(SinkServer())
+        return self._ends.enter_context(SlowProxy(sink.port, rtt_ms=RTT_MS, mbps=MBPS))
+
     def enter(self, context: Any) -> Any:  # noqa: ANN401 - whatever it gives
         """Keep a context until the world ends."""
         return self._ends.enter_context(context)
@@ -244,9 +251,9 @@ class World:
             raise RuntimeError(f"forebay {' '.join(words[:2])} failed: {done.stderr.strip()}")
         return done.stdout
 
-    def mount(self, name: str, *, far: bool = False, write_mode: str = "through") -> Path:
+    def mount(self, name: str, *, far: bool = False, endpoint: str = "", write_mode: str = "through") -> Path:
         """Mount the bucket `name` at /NAME, show that at a local folder of its own, and return this folder."""
-        endpoint = self.far.endpoint if far else self.server.endpoint
+        endpoint = endpoint or (self.far.endpoint if far else self.server.endpoint)
         options = [f"s3.endpoint={endpoint}", f"s3a.accessKeyID={self.server.access_key}"]
         options.append(f"s3a.secretKey={self.server.secret_key}")
         words = [word for each in options for word in ("--option", each)]

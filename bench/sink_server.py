@@ -1,0 +1,185 @@
+"""An S3 server that takes uploads and keeps only their sizes: a far store, whose work another machine would do.
+
+    with SinkServer() as server:      # any bucket of it exists, and has what was put into it
+        ...
+
+A real server on this machine spends more on what it receives (sums, its disk) than the client that is measured, on
+the same processors.  This one reads the bytes and drops them.  It answers as S3 does to PUT and HEAD and DELETE of
+objects, to uploads in parts, and to listings of nothing.  No signature is checked; no object can be read.
+"""
+
+import argparse
+import asyncio
+import re
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self, cast
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import uvloop
+
+from forebay.errors import Unavailable
+from forebay.testing.leash import leashed
+
+ROOM_BYTES = 1 << 20  # read at a time
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_MARK = re.compile(rb"\r\n(x-amz-meta-[^\r]*)", re.IGNORECASE)
+_NONE = (
+    b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>'
+)
+
+
+class Objects:
+    """What was put: the size, the number (its ETag) and the metadata headers of each key."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, int, bytes]] = {}
+        self._uploads: dict[str, tuple[bytes, dict[str, int]]] = {}
+        self._count = 0
+
+    def answer(self, method: str, target: str, head: bytes, size: int) -> bytes:
+        """The answer to a request whose body had `size` bytes."""
+        url = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+        key = unquote(url.path)
+        if "/" not in key.strip("/"):
+            return _pack(200, _NONE)
+        if "uploads" in query or "uploadId" in query:
+            return self._part(method, key, query, head, size)
+        if method == "PUT":
+            return self._keep(key, size, b"\r\n".join(_MARK.findall(head)))
+        known = self._known.pop(key, None) if method == "DELETE" else self._known.get(key)
+        if method == "DELETE":
+            return _pack(204)
+        if known is None:
+            return _pack(404)
+        return _pack(200, headers=b"%b\r\n%b" % (_described(known[1]), known[2]), length=known[0])
+
+    def _part(self, method: str, key: str, query: dict[str, str], head: bytes, size: int) -> bytes:
+        name = query.get("uploadId", "")
+        if "uploads" in query:
+            self._count += 1
+            self._uploads[str(self._count)] = b"\r\n".join(_MARK.findall(head)), {}
+            return _pack(
+                200,
+                b"<InitiateMultipartUploadResult><UploadId>%d</UploadId></InitiateMultipartUploadResult>" % self._count,
+            )
+        if name not in self._uploads:
+            return _pack(404, b"<Error><Code>NoSuchUpload</Code></Error>")
+        marks, parts = self._uploads[name]
+        if method == "PUT":
+            parts[query["partNumber"]] = size
+            return _pack(200, headers=b'ETag: "%d-%s"' % (size, query["partNumber"].encode()))
+        del self._uploads[name]
+        if method == "DELETE":
+            return _pack(204)
+        self._keep(key, sum(parts.values()), marks)
+        return _pack(
+            200, b'<CompleteMultipartUploadResult><ETag>"%032x"</ETag></CompleteMultipartUploadResult>' % self._count
+        )
+
+    def _keep(self, key: str, size: int, marks: bytes) -> bytes:
+        self._count += 1
+        self._known[key] = size, self._count, marks
+        return _pack(200, headers=_described(self._count))
+
+
+def _described(number: int) -> bytes:
+    return b'ETag: "%032x"\r\nLast-Modified: Tue, 03 Jun 2025 10:00:00 GMT' % number
+
+
+def _pack(status: int, body: bytes = b"", *, headers: bytes = b"", length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    more = headers.strip() + b"\r\n" if headers else b""
+    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n%b\r\n%b" % (status, size, more, body)
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """One client: a request at a time; the bytes of bodies are counted and dropped."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._room = bytearray(ROOM_BYTES)
+        self._head = b""
+        self._unread = b""  # of a head
+        self._missing = 0  # of the body
+        self._size = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._head and nbytes < self._missing:
+            self._missing -= nbytes
+            return
+        self._take(bytes(memoryview(self._room)[:nbytes]))
+
+    def _take(self, data: bytes) -> None:
+        while data or (self._head and not self._missing):
+            if self._head:
+                taken = min(len(data), self._missing)
+                data, self._missing = data[taken:], self._missing - taken
+                if self._missing:
+                    return
+                self._answer()
+                continue
+            head, found, data = (self._unread + data).partition(b"\r\n\r\n")
+            self._unread = b"" if found else head
+            if not found:
+                return
+            self._head = head
+            length = _LENGTH.search(head)
+            self._size = self._missing = int(length[1]) if length else 0
+            if b"100-continue" in head:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _answer(self) -> None:
+        method, target, _ = self._head.partition(b"\r\n")[0].decode().split(" ")
+        self._transport.write(self._objects.answer(method, target, self._head, self._size))
+        self._head = b""
+
+
+class SinkServer:
+    """See the module.  A running server on a free loopback port; it dies with the thread that started it."""
+
+    access_key = secret_key = "any"
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        command = leashed([sys.executable, __file__])
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        told = self._process.stdout.readline()
+        if not told:
+            self.__exit__(None, None, None)
+            raise Unavailable("the sink server ended at its start")
+        self.port = int(told)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+
+async def _serve(port: int) -> None:
+    objects = Objects()
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(objects), "127.0.0.1", port)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--port", type=int, default=0, help="a free one, if 0")
+    uvloop.run(_serve(parser.parse_args().port))
