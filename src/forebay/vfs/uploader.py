@@ -193,6 +193,8 @@ class Uploader:
             NoSpace: the journal's disk is full.
             FsError: the store failed, in mode `through`.
         """
+        if draft.conflict:
+            raise StaleVersion(draft.conflict, path=draft.path)
         is_back = draft.mount.settings.write_mode == "back" and draft.content.is_whole
         if is_back and draft.recorded is not None and not await self._differs(draft, draft.recorded):
             return  # an fsync before this close, say: it need not wait for the upload, which has the lock meanwhile
@@ -557,7 +559,7 @@ class Uploader:
         entry = file_entry(draft.path, draft.mount, draft.meta)
         pages, sums = draft.content.pages(), draft.stored.sums
         if not draft.content.is_whole:
-            sums = await self.pool(sums_of, draft.content.fd)
+            sums = await self.pool(sums_of, draft.content.fd, pages)
         if not await self._is_stored(draft) or draft.handles or draft.is_gone:
             return
         if pages:
