@@ -174,22 +174,38 @@ async def test_what_another_writes_over_a_large_object_while_it_is_sent_arrives(
 
 
 @pytest.mark.usefixtures("patching")
-async def test_a_patch_of_an_object_that_is_gone_is_shown_as_failing_and_not_tried_without_a_pause(
-    rig: Writing,
-) -> None:
+@pytest.mark.parametrize("is_removed", [False, True], ids=["changed", "removed"])
+async def test_of_a_patch_of_an_object_that_is_gone_all_is_kept_that_there_is(rig: Writing, is_removed: bool) -> None:
     await rig.put("s", "f", LARGE)
     await rig.start("through")
+    reader = rig.fs.open(await rig.stat_file("/s/f"))
+    await reader.read(5 * MIB, 10)
+    reader.close()
+    await rig.landed()
+    pages = rig.fs.cached_pages(await rig.stat_file("/s/f"))
+    assert pages
+    assert pages.bit_count() < 9, "some of it must not be cached"
     opened = await rig.open("/s/f")
     opened.draft.content.write(10, b"patch")
-    await rig.put("s", "f", b"theirs")
-    with pytest.raises(StaleVersion):
+    if is_removed:
+        await rig.memory("s").delete("f")
+    else:
+        await rig.put("s", "f", b"theirs")
+    with pytest.raises(StaleVersion, match="zeros there") as raised:
         await rig.close(opened)
-    await rig.until(lambda: rig.uploads().get("/s/f") == "failing")
-    before = sum(rig.memory("s").requests.values())
-    for _ in range(50):
-        await asyncio.sleep(0.001)
-    assert sum(rig.memory("s").requests.values()) == before
-    assert await rig.stored("f") == b"theirs"
+    await rig.settled()
+    (conflict,) = [info for info in rig.fs.uploader.infos() if info.state == "conflict"]
+    assert conflict.error == raised.value.message
+    assert conflict.error.endswith(f"see {conflict.path}.ranges")
+    here = b"".join(
+        LARGE[page * MIB : (page + 1) * MIB] if pages >> page & 1 else bytes(MIB) for page in range(len(LARGE) // MIB)
+    )
+    assert await rig.read(conflict.path) == here[:10] + b"patch" + here[15:]
+    assert "written 10 5" in (await rig.read(f"{conflict.path}.ranges")).decode().splitlines()
+    lost = [line.split()[1:] for line in (await rig.read(f"{conflict.path}.ranges")).decode().splitlines()[3:]]
+    assert sum(int(size) for _, size in lost) >= (9 - pages.bit_count()) * MIB - 5
+    assert await rig.stored("f") == (None if is_removed else b"theirs")
+    assert rig.staged() == []
 
 
 # ------------------------------------------------------------------ others
@@ -269,7 +285,7 @@ async def test_what_the_store_took_is_not_in_conflict_with_itself_when_the_rest_
     opened = await rig.open("/s/f")
     opened.draft.content.write(0, b"one")
     with monkeypatch.context() as patch:
-        holder, name = (rig.fs, "learn_file") if "learn" in what else (rig.fs.uploader, what)
+        holder, name = (rig.fs, "learn_file") if "learn" in what else (rig.fs.uploader.storing, what)
         patch.setattr(holder, name, fail)
         with pytest.raises(FsError, match="rest"):
             await rig.fs.uploader.flush(opened.draft)
@@ -286,14 +302,14 @@ async def test_attributes_that_the_store_refuses_are_set_when_it_takes_them(
 ) -> None:
     await rig.start("through")
     refused = [Denied("no")] * 3
-    real = rig.fs.uploader._set_attributes
+    real = rig.fs.uploader.storing._set_attributes
 
     async def refuse(draft: object) -> None:
         if refused:
             raise refused.pop()
         await real(draft)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rig.fs.uploader, "_set_attributes", refuse)
+    monkeypatch.setattr(rig.fs.uploader.storing, "_set_attributes", refuse)
     opened = await rig.open("/s/f")
     opened.draft.content.write(0, SMALL)
     opened.draft.amend(Attributes(mode=0o600))
@@ -313,7 +329,7 @@ async def test_a_file_that_is_renamed_while_parts_of_it_go_ahead_is_stored_under
     opened = await rig.open("/s/part")
     opened.draft.content.write(0, LARGE * 3)
     uploader = rig.fs.uploader
-    await rig.until(lambda: opened.draft in uploader._growing._senders and not opened.draft.lock.locked())
+    await rig.until(lambda: opened.draft in uploader.storing.growing._senders and not opened.draft.lock.locked())
     await rig.fs.changes.rename("/s/part", "/s/whole")
     await rig.close(opened)
     await rig.settled()

@@ -22,9 +22,10 @@ class Writing(Rig):
 
     mode = "through"
 
-    async def start(self, mode: str) -> None:
+    async def start(self, mode: str, *, freshness: str = "immutable") -> None:
+        """Mount; of what has been listed nothing is asked again."""
         self.mode = mode
-        await self.mount("/s", "s", write_mode=mode, freshness="immutable")  # nothing is asked again
+        await self.mount("/s", "s", write_mode=mode, freshness=freshness)
         await self.names("/s")
         self.fs.start()
 
