@@ -4,123 +4,30 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from fault.conftest import BUCKET, MakeStore
+from fault.writing_rig import DOWN, Writing
 from forebay.config.settings import Settings
 from forebay.errors import Denied, FsError, NoSpace, NotFound, StaleVersion, Unavailable
 from forebay.stores.base import Store
-from forebay.stores.posix import posix_of
 from forebay.stores.s3 import S3Store
 from forebay.testing.fault_proxy import FaultProxy
 from forebay.testing.faults import Fault, Refuse, Rule, Script, reset
-from forebay.testing.faulty_store import FaultyStore, Hang
-from forebay.testing.rig import Rig
+from forebay.testing.faulty_store import Hang
 from forebay.testing.seaweed import SeaweedS3
 from forebay.types import Attributes
 from forebay.units import MIB
 from forebay.vfs import drafting
-from forebay.vfs.drafts import OpenDraft
-from forebay.vfs.journal import Journal
 
-MINE = posix_of(0o644, os.getuid(), os.getgid())
 SMALL = b"small"
 LARGE = bytes(range(256)) * 4096 * 9  # in parts
 SIZES = pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 MODES = pytest.mark.parametrize("mode", ["through", "back"])
-DOWN = Unavailable("the store is down")
-
-
-class Writing(Rig):
-    """A rig with the mount /s, which sends what is written."""
-
-    mode = "through"
-
-    async def start(self, mode: str) -> None:
-        self.mode = mode
-        await self.mount("/s", "s", write_mode=mode, freshness="immutable")  # nothing is asked again
-        await self.names("/s")
-        self.fs.start()
-
-    @property
-    def faulty(self) -> FaultyStore:
-        return self.store("s")
-
-    def down(self, error: FsError = DOWN) -> None:
-        """Every request fails from now on."""
-        self.faulty.script.extend([error] * 10_000)
-
-    def up(self) -> None:
-        self.faulty.script.clear()
-
-    async def open(self, path: str, *, truncate: bool = False) -> OpenDraft:
-        """As open(2) for writing, with O_CREAT."""
-        found = self.fs.drafts.find(path)
-        try:
-            entry = await self.stat_file(path)
-        except NotFound:
-            return await self.fs.changes.create(path, MINE, exclusive=True)
-        assert found is None or not found.is_ended
-        return await self.fs.changes.open(entry, truncate=truncate)
-
-    async def save(self, path: str, data: bytes, *, at: int = 0, truncate: bool = False) -> None:
-        """Open, write, close; raises what close(2) raises."""
-        opened = await self.open(path, truncate=truncate)
-        opened.draft.content.write(at, data)
-        await self.close(opened)
-
-    async def close(self, opened: OpenDraft) -> None:
-        try:
-            await self.fs.uploader.flush(opened.draft)
-        finally:
-            opened.close()
-
-    async def stored(self, key: str) -> bytes | None:
-        """What the store has."""
-        try:
-            return bytes(memoryview(await self.memory("s").get(key)))
-        except NotFound:
-            return None
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so; time passes meanwhile, so that what failed is tried again."""
-        async with asyncio.timeout(30):
-            while not is_so():
-                self.clock.advance(1)
-                self.fs.uploader._changed.set()
-                await asyncio.sleep(0.002)
-
-    async def pass_time(self, seconds: int) -> None:
-        """Let the queue see each second."""
-        for _ in range(seconds):
-            self.clock.advance(1)
-            self.fs.uploader._changed.set()
-            await asyncio.sleep(0.002)
-
-    async def settled(self) -> None:
-        """Wait until every file that was written is a version in the cache."""
-        await self.until(lambda: not list(self.fs.drafts) and not self.fs.uploader._running)
-
-    def uploads(self) -> dict[str, str]:
-        """The state of each file that the store does not have."""
-        return {info.path: info.state for info in self.fs.uploader.infos()}
-
-    async def after_a_crash(self, folder: Path) -> list[str]:
-        """The paths that the journal would bring back if all ended now."""
-        shutil.copytree(self.settings.writes_folder / "journal", folder)
-        journal = Journal(folder)
-        try:
-            return [record.fields["path"] for record in journal.recovered() if not record.fields.get("gone")]
-        finally:
-            await journal.close()
-
-    def staged(self) -> list[str]:
-        return os.listdir(self.settings.writes_folder / "files")
 
 
 @pytest.fixture
@@ -267,22 +174,38 @@ async def test_what_another_writes_over_a_large_object_while_it_is_sent_arrives(
 
 
 @pytest.mark.usefixtures("patching")
-async def test_a_patch_of_an_object_that_is_gone_is_shown_as_failing_and_not_tried_without_a_pause(
-    rig: Writing,
-) -> None:
+@pytest.mark.parametrize("is_removed", [False, True], ids=["changed", "removed"])
+async def test_of_a_patch_of_an_object_that_is_gone_all_is_kept_that_there_is(rig: Writing, is_removed: bool) -> None:
     await rig.put("s", "f", LARGE)
     await rig.start("through")
+    reader = rig.fs.open(await rig.stat_file("/s/f"))
+    await reader.read(5 * MIB, 10)
+    reader.close()
+    await rig.landed()
+    pages = rig.fs.cached_pages(await rig.stat_file("/s/f"))
+    assert pages
+    assert pages.bit_count() < 9, "some of it must not be cached"
     opened = await rig.open("/s/f")
     opened.draft.content.write(10, b"patch")
-    await rig.put("s", "f", b"theirs")
-    with pytest.raises(StaleVersion):
+    if is_removed:
+        await rig.memory("s").delete("f")
+    else:
+        await rig.put("s", "f", b"theirs")
+    with pytest.raises(StaleVersion, match="zeros there") as raised:
         await rig.close(opened)
-    await rig.until(lambda: rig.uploads().get("/s/f") == "failing")
-    before = sum(rig.memory("s").requests.values())
-    for _ in range(50):
-        await asyncio.sleep(0.001)
-    assert sum(rig.memory("s").requests.values()) == before
-    assert await rig.stored("f") == b"theirs"
+    await rig.settled()
+    (conflict,) = [info for info in rig.fs.uploader.infos() if info.state == "conflict"]
+    assert conflict.error == raised.value.message
+    assert conflict.error.endswith(f"see {conflict.path}.ranges")
+    here = b"".join(
+        LARGE[page * MIB : (page + 1) * MIB] if pages >> page & 1 else bytes(MIB) for page in range(len(LARGE) // MIB)
+    )
+    assert await rig.read(conflict.path) == here[:10] + b"patch" + here[15:]
+    assert "written 10 5" in (await rig.read(f"{conflict.path}.ranges")).decode().splitlines()
+    lost = [line.split()[1:] for line in (await rig.read(f"{conflict.path}.ranges")).decode().splitlines()[3:]]
+    assert sum(int(size) for _, size in lost) >= (9 - pages.bit_count()) * MIB - 5
+    assert await rig.stored("f") == (None if is_removed else b"theirs")
+    assert rig.staged() == []
 
 
 # ------------------------------------------------------------------ others
@@ -362,7 +285,7 @@ async def test_what_the_store_took_is_not_in_conflict_with_itself_when_the_rest_
     opened = await rig.open("/s/f")
     opened.draft.content.write(0, b"one")
     with monkeypatch.context() as patch:
-        holder, name = (rig.fs, "learn_file") if "learn" in what else (rig.fs.uploader, what)
+        holder, name = (rig.fs, "learn_file") if "learn" in what else (rig.fs.uploader.storing, what)
         patch.setattr(holder, name, fail)
         with pytest.raises(FsError, match="rest"):
             await rig.fs.uploader.flush(opened.draft)
@@ -379,14 +302,14 @@ async def test_attributes_that_the_store_refuses_are_set_when_it_takes_them(
 ) -> None:
     await rig.start("through")
     refused = [Denied("no")] * 3
-    real = rig.fs.uploader._set_attributes
+    real = rig.fs.uploader.storing._set_attributes
 
     async def refuse(draft: object) -> None:
         if refused:
             raise refused.pop()
         await real(draft)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rig.fs.uploader, "_set_attributes", refuse)
+    monkeypatch.setattr(rig.fs.uploader.storing, "_set_attributes", refuse)
     opened = await rig.open("/s/f")
     opened.draft.content.write(0, SMALL)
     opened.draft.amend(Attributes(mode=0o600))
@@ -406,7 +329,7 @@ async def test_a_file_that_is_renamed_while_parts_of_it_go_ahead_is_stored_under
     opened = await rig.open("/s/part")
     opened.draft.content.write(0, LARGE * 3)
     uploader = rig.fs.uploader
-    await rig.until(lambda: opened.draft in uploader._growing._senders and not opened.draft.lock.locked())
+    await rig.until(lambda: opened.draft in uploader.storing.growing._senders and not opened.draft.lock.locked())
     await rig.fs.changes.rename("/s/part", "/s/whole")
     await rig.close(opened)
     await rig.settled()

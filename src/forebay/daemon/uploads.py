@@ -26,13 +26,13 @@ async def flush(fs: FileSystem, path: str, redactor: Redactor) -> AsyncGenerator
 
     The last line has `done` and what failed: files that could not be sent, and conflicts that came up meanwhile.
     """
-    before = len(fs.uploader.conflicts)
+    before = len(fs.uploader.storing.conflicts)
     task = asyncio.ensure_future(fs.uploader.drain(path))
     try:
         while not (await asyncio.wait({task}, timeout=EVENT_EVERY_S))[0]:
             left = [info for info in fs.uploader.infos() if info.state in _UNDER_WAY and is_within(info.path, path)]
             yield [{"files_left": len(left), "bytes_left": sum(info.size for info in left), "done": False}]
-        conflicts = [info for info in fs.uploader.conflicts[before:] if is_within(info.path, path)]
+        conflicts = [info for info in fs.uploader.storing.conflicts[before:] if is_within(info.path, path)]
         failed = [upload_info(info, redactor) for info in task.result() + conflicts]
         yield [{"files_left": 0, "bytes_left": 0, "done": True, "failed": failed}]
     finally:

@@ -11,7 +11,7 @@ open goes on after its name is gone.
 import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import cast
 
 from forebay import paths
@@ -29,8 +29,8 @@ from forebay.errors import (
 from forebay.stores.base import AttributesStore
 from forebay.types import Attributes, Posix
 from forebay.vfs.attributed import AttributedStore
-from forebay.vfs.drafting import Drafting, meta_of
-from forebay.vfs.drafts import changed_posix
+from forebay.vfs.drafting import Drafting, is_back, meta_of
+from forebay.vfs.drafts import Draft, changed_posix
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry
 from forebay.vfs.renames import Progress
 
@@ -51,15 +51,18 @@ class Changes(Drafting):
             FsError: the store failed; the file is still there.
         """
         mount, key = self._host.writer.writable(path)
-        async with self._alone(path), self._held(path) as draft:
+        async with self._alone(path), self._held(path, lets_go=_is_only_here) as draft:
             if draft is None:
                 entry = await self._host.stat(path)
                 if isinstance(entry, FolderEntry):
                     raise IsADirectory(f"{path} is a folder", path=path)
                 await self._keep_open(entry)
-            if draft is None or draft.base is not None or draft.error:  # it may be there although an answer was lost
+            if draft is not None and _is_only_here(draft):
+                await self._leave(draft)
+            elif draft is None or draft.base is not None or draft.offered:
                 await self._keep_folder(mount, path)
-                await self._uploader.settle_records()
+                await self._uploader.recorder.settle()
+                await self._uploader.leaving.left(mount, key)
                 await self._host.metadata.foresee(paths.split(path)[0])
                 await self._host.metadata.answer(mount, mount.store.delete(key))
             if draft is not None:
@@ -67,6 +70,11 @@ class Changes(Drafting):
                 await self._end(draft)
         await self._host.kept.forget(mount.store.location, key)
         await self._host.learn_file(path, None)
+
+    async def _leave(self, draft: Draft) -> None:
+        """The key of a draft is not its own any more: what the store may have of it there is to go."""
+        if draft.offered:
+            await self._uploader.leaving.add(draft.mount, draft.path, draft.key, draft.offered)
 
     async def _keep_open(self, entry: FileEntry) -> None:
         """Bytes that somebody has open and that are not here would go with the object: bring them here."""
@@ -117,41 +125,55 @@ class Changes(Drafting):
 
     async def _rename_file(self, entry: FileEntry, there: Entry | None, target: str, target_key: str) -> None:
         source, mount, old_key = entry.path, entry.mount, entry.key
-        await self._keep_folder(mount, source)
-        await self._uploader.settle_records()
+        if paths.split(source)[0] != paths.split(target)[0]:  # else the folder has the target, at least
+            await self._keep_folder(mount, source)
+        await self._uploader.recorder.settle()
         for path in (source, target):
             await self._host.metadata.foresee(paths.split(path)[0])
-        first, second = sorted((source, target))  # in one order, so that no two renames wait for each other
-        async with self._held(first) as one, self._held(second) as other:
-            draft, replaced = (one, other) if first == source else (other, one)
+        async with self._both(source, target) as (draft, replaced):
             base = replaced.base if replaced is not None else there.version if isinstance(there, FileEntry) else None
             if isinstance(there, FileEntry) and replaced is None:
                 await self._keep_open(there)
-            if draft is None:
-                await self._keep_open(entry)
-                await self._renames.rename(mount, old_key, target_key, is_folder=False)
-            elif draft.base is not None:  # the store has something of that name: what is here must be there first
-                await self._uploader.store(draft)
-                await self._renames.rename(mount, old_key, target_key, is_folder=False)
             moved = None
             if draft is None or draft.base is not None:
-                moved = file_entry(target, mount, await mount.store.head(target_key))
+                moved = await self._rename_stored(entry, draft, target, target_key)
             if draft is None:
                 assert moved is not None
                 self._move_cached(entry, moved)
+            elif moved is not None:
+                await self._uploader.moved(draft, target, meta_of(moved))
             else:
-                self._table.move(draft, target, target_key)
-                draft.base, draft.meta = (base, None) if moved is None else (moved.version, meta_of(moved))
-                await self._uploader.moved(draft)
+                await self._leave(draft)
+                await self._uploader.move(draft, target, target_key, base, [] if replaced is None else replaced.offered)
             if replaced is not None:  # last: until then, a crash leaves what was acknowledged there
                 await self._end(replaced)
         if moved is None or not isinstance(mount.store, AttributedStore):  # else it has gone along
             await self._host.kept.move(mount.store.location, old_key, target_key)
         await self._host.learn_file(source, None)
-        if moved is not None:
+        if moved is not None:  # else the store has what it had there
             await self._host.learn_file(target, moved)
-        else:
-            self._host.metadata.doubt(*paths.split(target))
+
+    async def _rename_stored(self, entry: FileEntry, draft: Draft | None, target: str, target_key: str) -> FileEntry:
+        """Have the store rename a file that it has, once it has what was written of it here."""
+        mount = entry.mount
+        if draft is not None:
+            await self._uploader.storing.store(draft)
+        for key in (entry.key, target_key):
+            await self._uploader.leaving.left(mount, key)
+        await self._renames.rename(mount, entry.key, target_key, is_folder=False)
+        return file_entry(target, mount, await mount.store.head(target_key))
+
+    @contextlib.asynccontextmanager
+    async def _both(self, source: str, target: str) -> AsyncIterator[tuple[Draft | None, Draft | None]]:
+        """The drafts of a source and of the target that it replaces, held; in one order, so that no two wait for each
+        other."""
+        first, second = sorted((source, target))
+
+        def lets_go(draft: Draft) -> bool:
+            return is_back(draft) if draft.path == target else _is_only_here(draft)
+
+        async with self._held(first, lets_go=lets_go) as one, self._held(second, lets_go=lets_go) as other:
+            yield (one, other) if first == source else (other, one)
 
     def _move_cached(self, old: FileEntry, new: FileEntry) -> None:
         """The bytes are the same under the new name: they need not be fetched again."""
@@ -169,26 +191,25 @@ class Changes(Drafting):
         source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
         if there is not None:
             await self.rmdir(target)
-        for path in [draft.path for draft in self._table.below(source)]:
-            async with self._held(path) as draft:
-                if draft is not None and draft.base is not None:
-                    await self._uploader.store(draft)
-        await self._keep_folder(mount, source)
-        try:
-            await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
-        finally:
-            self._host.metadata.forget(source)
-            self._host.metadata.forget(target)
-        for path in [draft.path for draft in self._table.below(source)]:
-            async with self._held(path) as draft:
-                if draft is None:
-                    continue
-                rest = draft.path[len(source) :]
-                self._table.move(draft, target + rest, target_key + rest)
+        async with self._uploader.still(source) as hold:
+            for key in (source_key, target_key):
+                await self._uploader.leaving.left(mount, key, below=True)
+            for draft in self._table.below(source):
                 if draft.base is not None:
-                    draft.meta = await mount.store.head(draft.key)
-                    draft.base = draft.meta.version
-                await self._uploader.moved(draft)
+                    await self._uploader.storing.store(draft)
+            await self._keep_folder(mount, source)
+            try:
+                await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
+            finally:
+                self._host.metadata.forget(source)
+                self._host.metadata.forget(target)
+            await hold()  # those too that were begun meanwhile
+            for draft in self._table.below(source):
+                rest = draft.path[len(source) :]
+                if draft.base is None:
+                    await self._uploader.move(draft, target + rest, target_key + rest, None, draft.offered)
+                else:
+                    await self._uploader.moved(draft, target + rest, await mount.store.head(target_key + rest))
         await self._host.learn_folder(source, None)
         await self._host.learn_folder(target, FolderEntry(target, mount, entry.mtime_ns, entry.posix))
 
@@ -203,9 +224,15 @@ class Changes(Drafting):
             self._host.writer.writable(path)
         if self._table.has_below(path):
             raise NotEmpty(f"{path} is not empty", path=path)
+        if mount is not None:
+            await self._uploader.leaving.left(mount, self._host.tree.locate(path).key, below=True)
         await self._host.writer.remove_marker(path)
         await self._keep_folder(self._host.writer.writable(path)[0], path)
         self.unmark(path)
+
+    def mark(self, path: str) -> None:
+        """A folder was made: it stays when its last file goes, and need not be kept from going with that."""
+        self._marked.add(path)
 
     def unmark(self, path: str) -> None:
         """What was done to keep folders at or below a path is undone, since they have gone."""
@@ -259,11 +286,11 @@ class Changes(Drafting):
             NotFound, ReadOnly, Unsupported, FsError.
         """
         mount, key = self._host.writer.writable(path)
-        async with self._held(path) as draft:
-            if draft is not None:
-                draft.amend(wanted)
-                await self._uploader.moved(draft)
-                return draft.entry()
+        draft = self._table.find(path)
+        if draft is not None:
+            draft.amend(wanted)
+            await self._uploader.amend(draft)
+            return draft.entry()
         entry = await self._host.stat(path)
         if not mount.store.capabilities.attributes:
             raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
@@ -284,6 +311,11 @@ class Changes(Drafting):
             self._move_cached(entry, changed)
         await self._host.learn_file(entry.path, changed)
         return changed
+
+
+def _is_only_here(draft: Draft) -> bool:
+    """Is a draft acknowledged without its store, which has nothing of that name that is not ours?"""
+    return draft.base is None and is_back(draft)
 
 
 def _kept_key(entry: Entry, key: str) -> str:

@@ -8,6 +8,8 @@ not cached: every write comes through here, and the rest is read from the versio
 written are never read from the store again.
 """
 
+import contextlib
+import copy
 import ctypes
 import errno
 import os
@@ -15,7 +17,7 @@ import platform
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -212,6 +214,31 @@ class PatchedContent:
             self._base_stop = min(size, self._late_stop)
             self._changed, self._late = self._late, Spans()
 
+    def without_base(self, cached: int) -> tuple["PatchedContent", "Spans"]:
+        """The same, to be sent once more and not to be closed, if the version it began with has gone.
+
+        Of that, the pages in the mask `cached` are read, as far as they are there; what else is needed of it is zeros,
+        and is added to the spans when it is read.
+        """
+        remains, lost, read = copy.copy(self), Spans(), self._read_base
+
+        async def read_base(offset: int, length: int) -> Buffer:
+            page = offset // PAGE_BYTES
+            stop = min(offset + length, (page + 1) * PAGE_BYTES)
+            if cached >> page & 1:
+                with contextlib.suppress(FsError):  # evicted just now
+                    return await read(offset, stop - offset)
+            lost.add(ByteRange(offset, stop))
+            return bytes(stop - offset)
+
+        remains._read_base = read_base  # noqa: SLF001 - of its own class
+        return remains, lost
+
+    def written(self) -> "list[ByteRange]":
+        """What its version does not have, in order."""
+        with self._lock:
+            return list(self._changed)
+
     def size(self) -> int:
         """See `Content`."""
         return os.fstat(self.fd).st_size
@@ -309,6 +336,9 @@ class Spans:
         self._starts: list[int] = []
         self._stops: list[int] = []
 
+    def __iter__(self) -> Iterator[ByteRange]:
+        return map(ByteRange, self._starts, self._stops)
+
     def add(self, span: ByteRange) -> None:
         """Put in a range, joined with those that it touches."""
         if span.size <= 0:
@@ -348,11 +378,13 @@ class Spans:
         return found
 
 
-def sums_of(fd: int) -> "array[int]":
-    """The checksum of every page of a file.  Blocks; reads all of it."""
-    found = array("Q")
-    for page in range(page_count(os.fstat(fd).st_size)):
-        found.append(xxhash.xxh3_64_intdigest(os.pread(fd, PAGE_BYTES, page * PAGE_BYTES)))
+def sums_of(fd: int, pages: int | None = None) -> "array[int]":
+    """The checksum of every page of a file, or 0 of those that are not in a mask.  Blocks; reads what it sums."""
+    count = page_count(os.fstat(fd).st_size)
+    found = array("Q", bytes(8 * count))
+    for page in range(count):
+        if pages is None or pages >> page & 1:
+            found[page] = xxhash.xxh3_64_intdigest(os.pread(fd, PAGE_BYTES, page * PAGE_BYTES))
     return found
 
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from forebay import paths
@@ -156,7 +156,7 @@ class Drafting:
         opened = self.opened(draft, writes=writes)  # before anything waits: it must not become a version meanwhile
         if truncate and draft.content.size():
             try:
-                async with draft.lock:
+                async with draft.recording:
                     self._empty(draft)
             except BaseException:
                 opened.close()
@@ -188,10 +188,13 @@ class Drafting:
                 del self._waiting[path], self._making[path]
 
     @contextlib.asynccontextmanager
-    async def _held(self, path: str) -> AsyncIterator[Draft | None]:
-        """The draft of a path, if it has one, with its lock held: it stays one until this ends."""
+    async def _held(self, path: str, *, lets_go: Callable[[Draft], bool]) -> AsyncIterator[Draft | None]:
+        """The draft of a path, if it has one, with its lock held: it stays one until this ends.
+
+        An upload of it begins anew after that; `lets_go` says if one that is ending is not waited for either.
+        """
         while (draft := self._table.find(path)) is not None:
-            async with draft.lock:
+            async with self._uploader.held(draft, lets_go=lets_go(draft)):
                 if self._table.find(path) is draft and not draft.is_ended:
                     yield draft
                     return
@@ -338,7 +341,7 @@ class Drafting:
         draft.is_unseen, draft.replaces_any = True, overwrite
         opened = OpenDraft(draft, self._host.scratch, self._closed, writes=True)
         try:
-            async with self._alone(path), self._held(path) as before:
+            async with self._alone(path), self._held(path, lets_go=is_back) as before:
                 await self._put_in_place(draft, before, attributes)
         except BaseException as error:
             await self._end(draft)
@@ -356,6 +359,7 @@ class Drafting:
         if isinstance(found, FileEntry):
             draft.posix = found.posix
             draft.base = found.version if before is None else before.base
+            draft.offered = [] if before is None else list(before.offered)
         if attributes is not None:
             draft.amend(attributes)
         self._table.add(draft)
@@ -374,9 +378,13 @@ class Drafting:
         """A draft shows no more and is never sent; who has it open keeps it."""
         await self._uploader.forget(draft)
         self._table.remove(draft)
-        draft.is_gone = True
         if not draft.handles:
             self._uploader.released(draft)
+
+
+def is_back(draft: Draft) -> bool:
+    """Is a draft acknowledged by the journal, so that nobody waits for its store?"""
+    return draft.mount.settings.write_mode == "back"
 
 
 def meta_of(entry: FileEntry) -> ObjectMeta:

@@ -3,9 +3,10 @@
 A draft hides the object of its path.  It lives as long as somebody has it open or the store lacks what it holds;
 then its local file becomes the cached version, and the path shows the object again.
 
-*Callers*: `forebay.vfs.changes` and frontends, on the loop.  *Locks*: `Draft.lock`, held over awaits on purpose while
-a draft is sent, recorded or renamed, so that these come one after another.  *Invariants*: a path has one draft at
-most; a draft with neither handle nor anything to send is gone.
+*Callers*: `forebay.vfs.changes` and frontends, on the loop.  *Locks*: two of each draft, held over awaits on purpose,
+so that what they guard comes one after another: `lock`, while it is sent or its name changes; `recording`, while the
+journal is told of it, which may be taken while the other is held, and not the other way round.  *Invariants*: a path
+has one draft at most; a draft with neither handle nor anything to send is gone.
 *On crash*: a draft that the journal names comes back as the local file is then; any other was acknowledged to nobody.
 """
 
@@ -24,6 +25,7 @@ from forebay.vfs.content import Content, Snapshot
 from forebay.vfs.entries import FileEntry, Mount
 from forebay.vfs.journal import Record
 from forebay.vfs.openfile import OpenFile
+from forebay.vfs.sending import Offer, Sender
 
 DRAFT_VERSION = "draft-"  # how the versions of drafts begin
 
@@ -53,6 +55,8 @@ class Draft:
         self.meta: ObjectMeta | None = None  # of that
         self.recorded: Snapshot | None = None  # as the journal has it
         self.record: Record | None = None
+        self.sent: Snapshot | None = None  # what the journal had when it was last sent
+        self.offered: list[Offer] = []  # what the store may have, although it has not said so: none of them is others'
         self.error = ""  # why it is not in the store yet
         self.conflict = ""  # what was said when somebody else had changed the object
         self.handles = 0
@@ -62,7 +66,10 @@ class Draft:
         self.is_ended = False  # it has become a cached version, or has gone for good
         self.is_lingering = False  # it will be opened in a moment
         self.is_unseen = False  # nobody has been shown it: if it cannot be stored, it goes
+        self.claims = 0  # of those who change its name: it is not sent meanwhile
+        self.sender: Sender | None = None  # while it is sent
         self.lock = asyncio.Lock()
+        self.recording = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Draft {self.id:x} {self.path!r} {self.writers} of {self.handles} handles write>"

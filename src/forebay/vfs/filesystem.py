@@ -10,7 +10,7 @@ are of its version, or an error.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 
 import structlog
 
@@ -124,6 +124,8 @@ class FileSystem:
         draft = self.drafts.in_folder(folder).get(name)
         if draft is not None:
             return Found(draft.entry(), DRAFT_TTL_S)
+        if name in self.uploader.leaving.in_folder(folder):
+            return Found(None, DRAFT_TTL_S)
         return self.metadata.peek(folder, name)
 
     async def lookup(self, folder: str, name: str) -> Found:
@@ -170,18 +172,19 @@ class FileSystem:
         mount, prefix = self.tree.folder_place(path)
         overlay: dict[str, Entry] = {**(self.tree.overlay(path) or {})}
         overlay |= {name: draft.entry() for name, draft in self.drafts.in_folder(path).items()}
-        if mount is not None and not overlay:
+        leaving = frozenset(self.uploader.leaving.in_folder(path))
+        if mount is not None and not overlay and not leaving:
             return await self.metadata.listing(mount, path, prefix)
         listing = Listing(path, mount, prefix, fixed=sorted(overlay.items()))
         if mount is not None:
-            await self._merge(listing, await self.metadata.listing(mount, path, prefix))
+            await self._merge(listing, await self.metadata.listing(mount, path, prefix), without=leaving)
         listing.finish()
         return listing
 
     @staticmethod
-    async def _merge(into: Listing, listing: Listing) -> None:
+    async def _merge(into: Listing, listing: Listing, *, without: Collection[str]) -> None:
         async for some in listing.batches():
-            into.add_rows([row_of(name, entry) for name, entry in some])
+            into.add_rows([row_of(name, entry) for name, entry in some if name not in without])
         into.hidden = listing.hidden
 
     def believed_s(self, listing: Listing) -> float | None:
@@ -207,6 +210,7 @@ class FileSystem:
         if drafts := [draft for draft in self.drafts.below(path) if draft.mount is mount]:
             yield [draft.entry() for draft in drafts]
         told = {draft.path for draft in drafts}  # by now they may have become versions, which the store lists
+        told |= self.uploader.leaving.below(path)
         inner = [other for other in self.tree.below(path) if other is not mount]
         if mount is not None:
             hidden = [other.path for other in inner]
@@ -308,6 +312,11 @@ class FileSystem:
     def look_up(self, entries: Iterable[FileEntry]) -> None:
         """Have the cache look for files that will be opened soon, all at once."""
         self.cache.look_up(self.source(entry) for entry in entries if entry.size)
+
+    def cached_pages(self, entry: FileEntry) -> int:
+        """Which pages of a version are cached, as a mask (storing.Host)."""
+        file = self.cache.find(self.source(entry))
+        return 0 if file is None else file.stored.residency.mask
 
     def is_cached(self, entry: FileEntry) -> bool:
         """Is the whole file in the cache?"""
@@ -434,7 +443,9 @@ class FileSystem:
             self.tree.add_folder(path)
         else:
             await self.writer.make_marker(mount, key + "/")
+            self.changes.mark(path)
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
+            self.metadata.learn_empty(mount, path, key + "/")
             await self.metadata.settle()
         self.tell(path)
 

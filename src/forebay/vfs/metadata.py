@@ -331,6 +331,13 @@ class Metadata:
         self.folders.touch(folder, mount).learn(name, Known(entry, self._overtake(folder)))
         self._lookups.pop(join(folder, name), None)
 
+    def learn_empty(self, mount: Mount, path: str, key_prefix: str) -> None:
+        """Note that a folder holds nothing: we have just made it."""
+        if mount.ttl_s > 0:
+            listing = Listing(path, mount, key_prefix, began=self._moment())
+            listing.finish()
+            self._learn(listing, is_kept=True)
+
     def doubt(self, folder: str, name: str) -> None:
         """What is known of a name is out of date: the next lookup asks, and joins none that runs."""
         doubted = Known(None, self._overtake(folder), is_doubted=True)

@@ -12,6 +12,7 @@ from forebay.vfs.content import SMALL_BYTES, Snapshot, WholeContent, sums_of, wr
 from forebay.vfs.drafts import Draft
 from forebay.vfs.entries import Mount
 from forebay.vfs.journal import Record
+from forebay.vfs.sending import Offer
 from forebay.vfs.staging import Staging
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ class UploadInfo(NamedTuple):
 def fields_of(draft: Draft, size: int) -> dict[str, object]:
     """A draft as a record has it, beside its bytes."""
     posix = draft.posix
-    return {
+    fields: dict[str, object] = {
         "mount": draft.mount.path,
         "location": draft.mount.store.location,
         "path": draft.path,
@@ -40,6 +41,7 @@ def fields_of(draft: Draft, size: int) -> dict[str, object]:
         "mtime_ns": draft.mtime_ns,
         "staging": draft.staging,
     }
+    return fields | ({"offered": draft.offered} if draft.offered else {})
 
 
 def draft_of(record: Record, mount: Mount, staging: Staging) -> Draft | None:
@@ -59,6 +61,7 @@ def draft_of(record: Record, mount: Mount, staging: Staging) -> Draft | None:
     draft.staging, draft.base, draft.record = staging_id, fields["base"], record
     draft.posix = None if fields["posix"] is None else Posix(*fields["posix"])
     draft.mtime_ns = fields["mtime_ns"]
+    draft.offered = [Offer(*one) for one in fields.get("offered", ())]
     draft.recorded = Snapshot(content.stamp(), sums_of(content.fd) if content.size() <= SMALL_BYTES else array("Q"))
     return draft
 

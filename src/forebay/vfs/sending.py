@@ -4,15 +4,16 @@ Parts may be sent while the file still grows: when it ends, every part is compar
 that have changed are sent again.  Parts of the version before that did not change are copied by the store itself.
 
 *Callers*: the uploader, on the loop.  *Awaits*: the store; the disk pool.  *Invariants*: nothing is visible until all
-is there; at most `PARTS_IN_FLIGHT` parts of a file are in memory; a store that has moved on is never overwritten.
+is there; at most `PARTS_IN_FLIGHT` parts of a file are in memory; a store that has moved on is never overwritten; the
+last step, which makes all visible, is not broken off, and `on_offer` is told before it of what the store will show.
 *On crash*: parts stay, invisible, until the bucket's lifecycle rule removes them.
 """
 
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import NamedTuple, Protocol, TypedDict, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, cast
 
 import xxhash
 
@@ -63,8 +64,25 @@ class Sent(NamedTuple):
     sums: "array[int]"  # of what was sent, by page
 
 
+class Offer(NamedTuple):
+    """Bytes that the store was given, and may show, although nobody has said so."""
+
+    size: int
+    digest: str  # of the checksums of the pages, xxh3-128
+
+
+OnOffer = Callable[[Offer], Awaitable[None]]
+
+
+async def _no_offer(_: Offer) -> None:
+    """Nobody wants to know."""
+
+
 class Sender:
-    """One file on its way; `advance` as often as there is more, then `finish` or `abort` once."""
+    """One file on its way; `advance` as often as there is more, then `finish` or `abort` once.
+
+    Who cancels `finish` looks at `is_ending`: if it is so, `outcome` tells what became of the last step, else `abort`.
+    """
 
     def __init__(self, target: Target, content: Content, pool: "Pool") -> None:
         self.target = target
@@ -74,6 +92,9 @@ class Sender:
         self._sums: dict[int, array[int]] = {}  # by part number, of what was sent
         self._slots = asyncio.Semaphore(PARTS_IN_FLIGHT)
         self._has_failed = False
+        self._last_step: asyncio.Task[ObjectMeta] | None = None
+        self.is_ending = False  # the store has everything, and may show it at any moment
+        self.on_offer: OnOffer = _no_offer  # told of what it may show before it can
 
     # ------------------------------------------------------------------ ahead of the end
 
@@ -111,7 +132,9 @@ class Sender:
         data = await self._content.read(0, size)
         sums = sums_in(data)
         conditions = await self._conditions()
-        return Sent(await target.store.put(target.key, data, attributes=target.attributes, **conditions), sums)
+        await self._offer(size, sums)
+        put = target.store.put(target.key, data, attributes=target.attributes, **conditions)
+        return Sent(await self._end(put), sums)
 
     async def _finish_parts(self, size: int) -> Sent:
         parts = list(parts_of(size))
@@ -122,9 +145,44 @@ class Sender:
                 return await self._put(size)
         await self._send_parts(parts, redo=await self._changed_parts(parts))
         assert self._upload is not None
-        meta = await self._upload.complete(**await self._conditions())
+        sums = array("Q", [one for number in sorted(self._sums) for one in self._sums[number]])
+        conditions = await self._conditions()
+        await self._offer(size, sums)
+        meta = await self._end(self._upload.complete(**conditions))
         self._upload = None
-        return Sent(meta, array("Q", [one for number in sorted(self._sums) for one in self._sums[number]]))
+        return Sent(meta, sums)
+
+    async def _offer(self, size: int, sums: "array[int]") -> None:
+        await self.on_offer(offer_of(size, sums))
+        self.is_ending = True
+
+    async def _end(self, step: Coroutine[Any, Any, ObjectMeta]) -> ObjectMeta:
+        """Do the last step: it goes on although who waits for it is cancelled, unless the store has not all yet."""
+        self._last_step = asyncio.create_task(step, name=f"end of the upload of {self.target.key}")
+        try:
+            return await asyncio.shield(self._last_step)
+        except asyncio.CancelledError:
+            if not self.is_ending:
+                await self._break_off()
+            raise
+        finally:
+            self.is_ending &= not self._last_step.done()
+
+    async def _break_off(self) -> None:
+        if self._last_step is not None:
+            self._last_step.cancel()
+            await asyncio.wait({self._last_step})
+
+    async def outcome(self) -> None:
+        """Return when the last step, which nobody waits for any more, has come to its end; what failed is aborted."""
+        assert self._last_step is not None
+        try:
+            await asyncio.wait({self._last_step})
+        except asyncio.CancelledError:
+            self._last_step.cancel()
+            raise
+        if self._last_step.cancelled() or self._last_step.exception() is not None:
+            await self.abort()
 
     async def _changed_parts(self, parts: list[tuple[int, ByteRange]]) -> set[int]:
         """Parts that were sent and are other bytes by now."""
@@ -213,10 +271,11 @@ class Sender:
                 data = await self._read(ByteRange(start, min(start + CHUNK_BYTES, size)))
                 sums.extend(await self._pool(sums_in, data))
                 yield data
+            await self._offer(size, sums)
 
         conditions = await self._conditions()
-        meta = await target.store.put_stream(target.key, chunks(), attributes=target.attributes, **conditions)
-        return Sent(meta, sums)
+        put = target.store.put_stream(target.key, chunks(), attributes=target.attributes, **conditions)
+        return Sent(await self._end(put), sums)
 
     async def _conditions(self) -> "Conditions":
         """What the store shall check; where it cannot, we look, a moment before."""
@@ -236,6 +295,7 @@ class Sender:
     async def abort(self) -> None:
         """Give up; nothing stays in the store, unless that fails too: then parts may, and whoever waits is told why
         the file was not sent rather than that."""
+        await self._break_off()
         if self._upload is not None:
             upload, self._upload = self._upload, None
             with contextlib.suppress(FsError):
@@ -253,6 +313,29 @@ def parts_of(size: int) -> Iterator[tuple[int, ByteRange]]:
         stop = min(start + part_bytes(number), size)
         yield number, ByteRange(start, stop)
         start, number = stop, number + 1
+
+
+def offer_of(size: int, sums: "array[int]") -> Offer:
+    """What a file of that size and those checksums is known by."""
+    return Offer(size, xxhash.xxh3_128_hexdigest(sums.tobytes()))
+
+
+async def look(store: Store, key: str, sizes: Collection[int], pool: Pool) -> Sent | None:
+    """What the store has at a key, if it is of one of those sizes; None: it is not, or it changes or goes meanwhile.
+
+    Raises what the store raises.
+    """
+    sums = array("Q")
+    try:
+        meta = await store.head(key)
+        if meta.size not in sizes:
+            return None
+        for start in range(0, meta.size, PAGE_BYTES):
+            span = ByteRange(start, min(start + PAGE_BYTES, meta.size))
+            sums.extend(await pool(sums_in, await store.get(key, span, version=meta.version)))
+    except (NotFound, StaleVersion):
+        return None
+    return Sent(meta, sums)
 
 
 def sums_in(data: Buffer) -> "array[int]":

@@ -7,83 +7,57 @@ What `close` and `fsync` wait for is `Uploader.flush`; what it means is the moun
             files a few at a time, a large one alone, so that nothing shows in the store before what a large file
             before it holds.  A file that the store refuses for now does not hold up the others.
 
+In mode `back` nobody waits for an upload that is under way: neither who writes on, nor who removes or renames the file
+(`held`).
+
 *Callers*: changes and the file system, on the loop.  *Locks*: a draft's own.  *Awaits*: the store, the journal, the
-pool.  *Invariants*: a draft is in the queue from its record until the store has what was recorded; what is sent while
-somebody writes is never taken for all of it.
+pool.  *Invariant*: a draft is in the queue from its record until the store has what was recorded.
 *On crash*: what was recorded is sent by the next daemon.
 """
 
 import asyncio
 import contextlib
-import os
-from array import array
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NoReturn, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import structlog
-import xxhash
 
-from forebay import failpoints
 from forebay.cache.cache import Cache
 from forebay.cache.cachedfile import Source
-from forebay.cache.pages import PAGE_BYTES
 from forebay.clock import Clock
-from forebay.errors import FsError, NotFound, StaleVersion
-from forebay.stores.base import AttributesStore
-from forebay.types import ByteRange
-from forebay.vfs.content import (
-    SMALL_BYTES,
-    PatchedContent,
-    Snapshot,
-    WholeContent,
-    begin_to_settle,
-    differs,
-    has_fine_times,
-    sums_of,
-)
+from forebay.errors import FsError, StaleVersion
+from forebay.paths import is_within
+from forebay.types import ObjectMeta
+from forebay.vfs.content import WholeContent, sums_of
 from forebay.vfs.drafts import Draft, DraftTable
 from forebay.vfs.entries import FileEntry, Mount, file_entry
-from forebay.vfs.growing import Growing
-from forebay.vfs.journal import Journal
-from forebay.vfs.journal_format import BODY_MAX
-from forebay.vfs.openfile import OpenFile
-from forebay.vfs.records import UploadInfo, attributes_of, draft_of, fields_of, has_attributes
+from forebay.vfs.journal import Journal, Record
+from forebay.vfs.leaving import Leaving
+from forebay.vfs.recording import Recorder
+from forebay.vfs.records import UploadInfo, draft_of
 from forebay.vfs.retries import Retries
-from forebay.vfs.sending import SINGLE_PUT_BYTES, Sender, Sent, Target, sums_in
+from forebay.vfs.sending import SINGLE_PUT_BYTES, Offer
 from forebay.vfs.staging import Staging
+from forebay.vfs.storing import Host as StoringHost
+from forebay.vfs.storing import Storing
 from forebay.vfs.tree import Tree
 
 log = structlog.get_logger()
 
 UPLOADS_MAX = 16  # small files on their way at a time
+ABORT_S = 5.0  # how long a stop waits for stores to drop parts
 Result = TypeVar("Result")
 
 
-class Host(Protocol):
-    """What sending asks of the file system."""
+class Host(StoringHost, Protocol):
+    """What the uploader asks of the file system."""
 
     cache: Cache
 
     def source(self, entry: FileEntry) -> Source:
         """Where the cache finds an entry's bytes."""
-        ...
-
-    def open_version(self, entry: FileEntry) -> OpenFile:
-        """Open one version for reading."""
-        ...
-
-    async def learn_file(self, path: str, entry: FileEntry | None, *, told: bool = True) -> None:
-        """A path shows that file from now on; known in a way that outlives a crash."""
-        ...
-
-    async def foresee(self, path: str) -> None:
-        """What a path shows is about to change."""
-        ...
-
-    def went_stale(self, entry: FileEntry) -> None:
-        """The store has something else at an entry's path."""
         ...
 
     def settled(self, draft: Draft, entry: FileEntry) -> None:
@@ -99,17 +73,19 @@ class Uploader:
         self._table = table
         self._staging = staging
         self._journal = journal
-        self._clock = clock
         self._executor = ThreadPoolExecutor(4, thread_name_prefix="writes")
         self._queue: dict[Draft, None] = {}  # in the order of recording
         self._running: dict[Draft, asyncio.Task[None]] = {}
         self._retries = Retries(clock)  # of drafts that failed, and of mounts whose store does not answer
-        self._growing = Growing(self._target, self.pool)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()  # set whenever something has left the queue
-        self._retired = self._settled = 0  # records that were retired, and those of them that cannot come back
-        self.conflicts: list[UploadInfo] = []
+        self._moving: list[str] = []  # folders whose names change: nothing below them is sent meanwhile
+        self.recorder = Recorder(journal, staging, self.pool)
+        self.leaving = Leaving(host, journal, self.pool)
+        self.storing = Storing(
+            host, table, self.recorder, self.leaving, self.pool, on_stored=self._stored, spawn=self._spawn
+        )
 
     # ------------------------------------------------------------------ life
 
@@ -119,16 +95,18 @@ class Uploader:
         Raises:
             NoSpace: the disk is full; the journal keeps what it has.
         """
-        records = self._journal.recovered()
-        for record in [record for record in records if record.fields.get("gone")]:
-            records.remove(record)
-            self._journal.retire(record)
+        records: list[Record] = []
+        for record in self._journal.recovered():
+            if record.fields.get("gone"):
+                self._journal.retire(record)
+            elif record.fields.get("leaving"):
+                if (mount := self._mount_of(record, tree)) is not None:
+                    self.leaving.recover(record, mount)
+            else:
+                records.append(record)
         gone = self._staging.sweep({record.fields["staging"] for record in records})
         for record in records:
-            fields = record.fields
-            mount = tree.mount_at(fields["mount"])
-            if mount is None or mount.store.location != fields["location"]:
-                log.error("upload.no_mount", path=fields["path"], mount=fields["mount"], url=fields["location"])
+            if (mount := self._mount_of(record, tree)) is None:
                 continue
             draft = draft_of(record, mount, self._staging)
             if draft is not None:
@@ -139,9 +117,20 @@ class Uploader:
         if records or gone:
             log.info("uploads.recovered", files=len(records), removed=gone)
 
+    @staticmethod
+    def _mount_of(record: Record, tree: Tree) -> Mount | None:
+        """The mount of a record; None, and a line in the log, if it is mounted no more, or elsewhere."""
+        fields = record.fields
+        mount = tree.mount_at(fields["mount"])
+        if mount is not None and mount.store.location == fields["location"]:
+            return mount
+        log.error("upload.no_mount", path=fields["path"], mount=fields["mount"], url=fields["location"])
+        return None
+
     def start(self, first: Coroutine[None, None, None]) -> None:
         """Begin to send what is queued, after what must be done `first`."""
         self._spawn(self._run(first), "uploads")
+        self.leaving.start()
 
     async def close(self) -> None:
         """Record what is not in the store yet, and stop; the next daemon goes on."""
@@ -149,22 +138,24 @@ class Uploader:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.leaving.close()
+        if self._tasks:  # what was broken off just now
+            await asyncio.wait(self._tasks, timeout=ABORT_S)
         for draft in self._table:
             try:
-                await self._growing.abort(draft)
-                if await self._is_stored(draft):
+                await self.storing.growing.abort(draft)
+                if await self.recorder.is_stored(draft):
                     continue
                 if draft.content.is_whole:
-                    await self._record(draft)
+                    await self.recorder.record(draft)
                 else:
                     log.error("upload.lost", path=draft.path, reason="a part of a file cannot be kept over a restart")
             except OSError as error:
                 log.error("upload.not_recorded", path=draft.path, reason=str(error))
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _spawn(self, work: Awaitable[None], name: str) -> None:
-        task = asyncio.ensure_future(work)
-        task.set_name(name)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -183,7 +174,7 @@ class Uploader:
         """Begin to send a file while it grows, if the store takes parts and close will wait for it."""
         can = draft.mount.store.capabilities.parts and draft.content.is_whole
         if can and draft.mount.settings.write_mode == "through" and draft.writers == 1:
-            self._spawn(self._growing.watch(draft), f"parts of {draft.path}")
+            self._spawn(self.storing.growing.watch(draft), f"parts of {draft.path}")
 
     async def flush(self, draft: Draft) -> None:
         """Return when what was written is acknowledged, as the mount's write mode says.
@@ -193,157 +184,115 @@ class Uploader:
             NoSpace: the journal's disk is full.
             FsError: the store failed, in mode `through`.
         """
-        is_back = draft.mount.settings.write_mode == "back" and draft.content.is_whole
-        if is_back and draft.recorded is not None and not await self._differs(draft, draft.recorded):
-            return  # an fsync before this close, say: it need not wait for the upload, which has the lock meanwhile
-        async with draft.lock:
+        if draft.conflict:
+            raise StaleVersion(draft.conflict, path=draft.path)
+        if draft.mount.settings.write_mode == "back" and draft.content.is_whole:
+            if await self.recorder.record(draft):
+                self.enqueue(draft)
             if draft.conflict:
                 raise StaleVersion(draft.conflict, path=draft.path)
-            if draft.is_gone:
-                return
-            if is_back:
-                await self._record(draft)
-            else:
-                await self.settle_records()
-                await self.store(draft)
-
-    async def _is_stored(self, draft: Draft) -> bool:
-        return draft.stored is not None and not await self._differs(draft, draft.stored)
-
-    async def _differs(self, draft: Draft, then: Snapshot) -> bool:
-        if draft.content.size() <= SMALL_BYTES or has_fine_times():
-            return differs(draft.content, then)
-        return await self.pool(differs, draft.content, then)
-
-    async def _record(self, draft: Draft) -> None:
-        """Have the journal hold a draft; its lock is held, or nobody else can have it."""
-        if await self._is_stored(draft) and not draft.record:
             return
-        if draft.recorded is not None and not await self._differs(draft, draft.recorded):
-            self.enqueue(draft)
-            return
-        content = draft.content
-        stamp, body, sums = content.stamp(), None, array("Q")
-        if stamp.size <= BODY_MAX:
-            body = os.pread(content.fd, BODY_MAX, 0)
-            stamp, sums = stamp._replace(size=len(body)), sums_in(body)
-        else:
-            if stamp.size <= SMALL_BYTES or not has_fine_times():  # before the sync: what is written after it differs
-                sums = await self.pool(sums_of, content.fd)
-            await self.pool(os.fdatasync, content.fd)
-            await self.pool(self._staging.sync_names)
-        draft.record = await self._journal.append(f"{draft.id:x}", fields_of(draft, stamp.size), body)
-        draft.recorded = Snapshot(stamp, sums)
-        self._drop_aside(draft)
-        failpoints.hit("upload.recorded")
-        self.enqueue(draft)
+        async with self._sendable(draft):
+            if draft.conflict:
+                raise StaleVersion(draft.conflict, path=draft.path)
+            if not draft.is_gone:
+                await self.recorder.settle()
+                await self.storing.store(draft)
 
-    async def store(self, draft: Draft) -> None:
-        """Have the store hold a draft, whose lock is held.
+    @contextlib.asynccontextmanager
+    async def _sendable(self, draft: Draft) -> AsyncIterator[None]:
+        """A draft's lock, once no folder above it is being renamed."""
+        while True:
+            while self._is_moving(draft):
+                self._changed.clear()
+                await self._changed.wait()
+            async with draft.lock:
+                if not self._is_moving(draft):
+                    yield
+                    return
 
-        Raises what `flush` raises.
+    def _is_moving(self, draft: Draft) -> bool:
+        return any(is_within(draft.path, folder) for folder in self._moving)
+
+    # ------------------------------------------------------------------ names that change
+
+    @contextlib.asynccontextmanager
+    async def held(self, draft: Draft, *, lets_go: bool) -> AsyncIterator[None]:
+        """A draft's lock, for who changes its name; an upload in the background is broken off, and begins anew.
+
+        Args:
+            lets_go: one whose last step is under way is not waited for either; `Draft.offered` says what it may make.
         """
-        if not await self._is_stored(draft):
-            await self._send(draft)
-        if draft.has_new_attributes:
-            await self._finish(draft)
-
-    async def _send(self, draft: Draft) -> None:
-        """Have the store hold the bytes; the rest is `_finish`."""
-        content = draft.content
-        stamp = content.stamp()
-        content.begin_sending()
-        if content.is_whole and stamp.size > SMALL_BYTES:  # after the look, so that any later store changes the time
-            await self.pool(begin_to_settle, content.fd)
-        sender = self._growing.take(draft) or Sender(self._target(draft), content, self.pool)
-        await self._host.foresee(draft.path)
+        draft.claims += 1
         try:
-            failpoints.hit("upload.begun")
-            sent = await sender.finish()
-            failpoints.hit("upload.sent")
-        except StaleVersion as error:
-            await sender.abort()
-            found = await self._find_ours(draft)
-            if found is None and draft.is_unseen:
-                raise
-            if found is None:
-                await self._keep_both(draft, error)
-            sent = found
-        except BaseException as error:
-            draft.error = str(error)
-            await sender.abort()
-            raise
-        draft.stored, draft.meta, draft.base = Snapshot(stamp, sent.sums), sent.meta, sent.meta.version
-        draft.base_sums = sent.sums if content.is_whole else None
-        draft.has_new_attributes, draft.replaces_any = True, False  # the first until they are known to be there
+            task, sender = self._running.get(draft), draft.sender
+            if task is not None and (lets_go or sender is None or not sender.is_ending):
+                task.cancel()
+                await asyncio.wait({task})
+            async with draft.lock:
+                yield
+        finally:
+            draft.claims -= 1
+            self._changed.set()
 
-    async def _finish(self, draft: Draft) -> None:
-        """The store has the bytes; let it have the attributes too, names know of it, and the journal forget it."""
-        await self._set_attributes(draft)
-        assert draft.meta is not None
-        entry = file_entry(draft.path, draft.mount, draft.meta)
-        if isinstance(draft.content, PatchedContent):
-            base = self._host.open_version(entry)
-            draft.content.rebase(entry.size, base.read, base.close)
-        await self._host.learn_file(draft.path, entry, told=False)
-        failpoints.hit("upload.learned")
-        draft.error, draft.has_new_attributes = "", False
-        await self._done(draft)
+    @contextlib.asynccontextmanager
+    async def still(self, folder: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Every draft at or below a folder is held, and nothing there is sent, but by who asks for it.
 
-    async def _set_attributes(self, draft: Draft) -> None:
-        """Give the object its modes and times, where the store keeps them and has not taken them with the bytes."""
-        assert draft.meta is not None
-        store, wanted = draft.mount.store, attributes_of(draft)
-        if store.capabilities.attributes and not has_attributes(draft.meta, wanted):
-            await cast(AttributesStore, store).set_attributes(draft.key, wanted)
-            draft.meta = await store.head(draft.key)
-            draft.base = draft.meta.version
+        Who is given this calls what it gets to hold those too that were begun meanwhile.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            drafts: set[Draft] = set()
 
-    def _target(self, draft: Draft) -> Target:
-        return Target(
-            draft.mount.store, draft.key, draft.base, draft.base_sums, attributes_of(draft), draft.replaces_any
-        )
+            async def hold() -> None:
+                while missing := [draft for draft in self._table.below(folder) if draft not in drafts]:
+                    for draft in sorted(missing, key=lambda draft: draft.path):  # as who renames files does
+                        await stack.enter_async_context(self.held(draft, lets_go=False))
+                        drafts.add(draft)
 
-    async def _find_ours(self, draft: Draft) -> Sent | None:
-        """What is in the store if it is what we meant to send: an earlier daemon, or a lost answer, sent it."""
-        if not draft.content.is_whole:
-            return None
-        store, sums = draft.mount.store, await self.pool(sums_of, draft.content.fd)
+            await hold()
+            self._moving.append(folder)  # from now on nobody has such a lock who waits for this to end
+            try:
+                yield hold
+            finally:
+                self._moving.remove(folder)
+                self._changed.set()
+
+    async def amend(self, draft: Draft) -> None:
+        """What the journal and the store have of a draft beside its bytes is out of date."""
+        await self.recorder.amend(draft)
+        if draft.record is not None:
+            self.enqueue(draft, last=False)
+        elif not draft.handles:
+            self.released(draft)
+
+    async def move(self, draft: Draft, path: str, key: str, base: str | None, offered: Sequence[Offer]) -> None:
+        """Show a held draft elsewhere, where it replaces `base`, or what of us may be there.
+
+        Raises:
+            NoSpace, FsError: the journal cannot be told; nothing has changed.
+        """
+        await self.recorder.amend(draft, path=path, key=key, base=base, offered=list(offered))
+        self._table.move(draft, path, key)
+        draft.base, draft.meta, draft.offered = base, None, list(offered)
+        await self._was_moved(draft)
+
+    async def moved(self, draft: Draft, path: str, meta: ObjectMeta) -> None:
+        """Show a held draft where its store has the object by now."""
+        self._table.move(draft, path, meta.key)
+        draft.base, draft.meta = meta.version, meta
         try:
-            meta = await store.head(draft.key)
-            if meta.size != draft.content.size():
-                return None
-            for page, known in enumerate(sums):
-                span = ByteRange(page * PAGE_BYTES, min((page + 1) * PAGE_BYTES, meta.size))
-                data = await store.get(draft.key, span, version=meta.version)
-                if await self.pool(xxhash.xxh3_64_intdigest, data) != known:
-                    return None
-        except (NotFound, StaleVersion):
-            return None
-        return Sent(meta, sums)
+            await self.recorder.amend(draft)
+        except FsError as error:  # the store has moved it: there is no way back
+            log.error("upload.not_recorded", path=path, reason=str(error))
+        await self._was_moved(draft)
 
-    async def _keep_both(self, draft: Draft, error: StaleVersion) -> NoReturn:
-        """Somebody else's change stays where it is; ours goes beside it, and its name is told."""
-        suffix = f".forebay-conflict-{self._clock.time_ns() // 1_000_000}"
-        sender = Sender(
-            self._target(draft)._replace(key=draft.key + suffix, base=None, replaces_any=True), draft.content, self.pool
-        )
-        try:
-            sent = await sender.finish()
-        except BaseException:
-            await sender.abort()
-            raise
-        path = draft.path + suffix
-        told = f"{draft.path} was changed by somebody else while it was written here; what was written here is {path}"
-        draft.error = draft.conflict = told
-        self.conflicts.append(UploadInfo(path, sent.meta.size, "conflict", told))
-        log.warning("upload.conflict", path=draft.path, kept_as=path)
-        self._table.remove(draft)
-        draft.is_gone = True
-        self._host.went_stale(draft.entry())
-        await self._host.learn_file(path, file_entry(path, draft.mount, sent.meta))
-        await self.forget(draft)
-        raise StaleVersion(told, path=draft.path) from error
+    async def _was_moved(self, draft: Draft) -> None:
+        sender = self.storing.growing.find(draft)
+        if sender is not None and sender.target.key != draft.key:
+            await self.storing.growing.abort(draft)
+        if draft.record is not None:
+            self.enqueue(draft, last=False)
 
     # ------------------------------------------------------------------ the queue
 
@@ -354,70 +303,39 @@ class Uploader:
         self._queue.setdefault(draft, None)
         self._changed.set()
 
-    async def _done(self, draft: Draft) -> None:
-        """The store has what was recorded."""
-        has_file = draft.record is not None and draft.record.body is None
-        self._dequeue(draft)
-        if has_file:  # which is changed or moved from now on: the record must not come back and mean it
-            await self.settle_records()
+    async def _stored(self, draft: Draft) -> None:
+        """The store has what was sent: all that was recorded, or not what was recorded since."""
+        if await self.recorder.retire(draft):
+            self._dequeue(draft)
 
     def _dequeue(self, draft: Draft) -> None:
         self._queue.pop(draft, None)
         self._retries.forget(draft)
-        if draft.record is not None:
-            self._journal.retire(draft.record)
-            self._retired += 1
-            draft.record = draft.recorded = None
-        self._drop_aside(draft)
+        self.recorder.drop(draft)
         self._idle.set()
         self._changed.set()
-
-    def _drop_aside(self, draft: Draft) -> None:
-        if draft.aside is not None:
-            self._staging.remove(draft.aside)
-            draft.aside = None
 
     def set_aside(self, draft: Draft) -> None:
         """Go on with an empty file; the local file of what the journal has stays until there is a newer record.
 
-        Nobody has the draft open.
+        One handle is open, and `Draft.recording` is held; an upload under way goes on with the old file.
         """
         self._queue.pop(draft, None)
-        self._drop_aside(draft)
-        self._spawn(self._growing.abort(draft), f"abort of parts of {draft.path}")
-        draft.content.close()
+        self.recorder.drop_aside(draft)
+        self._spawn(self.storing.growing.abort(draft), f"abort of parts of {draft.path}")
+        before = draft.content
         draft.aside, draft.staging = draft.staging, self._staging.new_id()
         draft.content = WholeContent(self._staging.make(draft.staging))
 
-    async def moved(self, draft: Draft) -> None:
-        """What the journal says of a draft beside its bytes is out of date."""
-        sender = self._growing.find(draft)
-        if sender is not None and sender.target.key != draft.key:
-            await self._growing.abort(draft)
-        if draft.record is not None:
-            fields = fields_of(draft, draft.content.size())
-            if draft.aside is not None:
-                fields["staging"] = draft.aside
-            draft.record = await self._journal.append(f"{draft.id:x}", fields, draft.record.body)
-            self.enqueue(draft, last=False)
+        async def close() -> None:
+            async with draft.lock:  # whoever reads it has it
+                before.close()
 
-    async def settle_records(self) -> None:
-        """Return when no record of what the store has can come back after a crash.
-
-        Whoever removes, moves or replaces an object waits for this: else the record would bring the old one back.
-        """
-        retired = self._retired
-        if self._settled < retired:
-            with contextlib.suppress(FsError):  # the journal says so; it is tried again
-                await self._journal.settle()
-                self._settled = max(self._settled, retired)
+        self._spawn(close(), f"close of what {draft.path} was")
 
     async def forget(self, draft: Draft) -> None:
-        """Have the journal forget a draft for good: it must not come back after a crash."""
-        if draft.record is not None:
-            gone = await self._journal.append(f"{draft.id:x}", {"gone": True})
-            self._journal.retire(gone)
-            draft.record = draft.recorded = None
+        """Have the journal forget a draft for good, which is not sent any more: it must not come back after a crash."""
+        await self.recorder.forget(draft)
         self._dequeue(draft)
 
     async def _run(self, first: Coroutine[None, None, None]) -> None:
@@ -435,7 +353,7 @@ class Uploader:
             if draft in self._running:
                 if is_large:
                     return
-            elif self._retries.is_due(draft, draft.mount):
+            elif self._retries.is_due(draft, draft.mount) and not draft.claims and not self._is_moving(draft):
                 if len(self._running) >= (1 if is_large else UPLOADS_MAX):
                     return
                 task = asyncio.ensure_future(self._send_queued(draft))
@@ -457,14 +375,14 @@ class Uploader:
     async def _send_queued(self, draft: Draft) -> None:
         try:
             async with draft.lock:
-                if draft.is_gone or draft not in self._queue:
-                    self._queue.pop(draft, None)
-                elif draft.writers and (draft.recorded is None or await self._differs(draft, draft.recorded)):
+                if draft not in self._queue or draft.claims or self._is_moving(draft):
+                    return
+                if draft.is_gone or (draft.writers and not await self.recorder.is_recorded(draft)):
                     self._queue.pop(draft, None)  # it is being changed: the next close or fsync queues it again
-                else:
-                    await self.store(draft)
-                    await self._done(draft)
-                    self._retries.forget(draft.mount)
+                    return
+                await self.storing.store(draft)
+                await self._stored(draft)
+                self._retries.forget(draft.mount)
         except OSError as error:
             if draft.conflict:
                 return  # both are kept, and told of
@@ -515,7 +433,7 @@ class Uploader:
         """What the store does not have yet, in the order in which it is sent; and conflicts since the start."""
         queued = [self._info(draft) for draft in self._queue]
         opened = [self._info(draft) for draft in self._table if draft.writers and draft not in self._queue]
-        return queued + opened + self.conflicts
+        return queued + opened + self.storing.conflicts
 
     def _info(self, draft: Draft) -> UploadInfo:
         state = "sending" if draft in self._running else "failing" if draft.error else "waiting"
@@ -534,31 +452,30 @@ class Uploader:
             if draft.handles or draft.is_lingering or draft.is_ended:
                 return
             if draft.is_gone:
-                await self._growing.abort(draft)
+                await self.storing.growing.abort(draft)
                 self._discard(draft)
                 return
             try:
-                if await self._is_stored(draft):
-                    await self._growing.abort(draft)
+                if await self.recorder.is_stored(draft):
+                    await self.storing.growing.abort(draft)
                     await self._become_cached(draft)
                 elif draft not in self._queue:
                     # `close` failed, or it was written through a mapping after that: recorded, it cannot be lost.
                     if draft.content.is_whole:
-                        await self._record(draft)
+                        await self.recorder.record(draft)
                     self.enqueue(draft)
             except OSError as error:  # the journal's disk is full, or the store does not take the attributes
                 self._postpone(draft, error)
 
     async def _become_cached(self, draft: Draft) -> None:
-        assert draft.meta is not None
         assert draft.stored is not None
-        if draft.has_new_attributes:
-            await self._finish(draft)
+        await self.storing.store(draft)  # attributes that the store does not have
+        assert draft.meta is not None
         entry = file_entry(draft.path, draft.mount, draft.meta)
         pages, sums = draft.content.pages(), draft.stored.sums
         if not draft.content.is_whole:
-            sums = await self.pool(sums_of, draft.content.fd)
-        if not await self._is_stored(draft) or draft.handles or draft.is_gone:
+            sums = await self.pool(sums_of, draft.content.fd, pages)
+        if not await self.recorder.is_stored(draft) or draft.handles or draft.is_gone or draft.has_new_attributes:
             return
         if pages:
             self._host.cache.adopt(self._host.source(entry), self._staging.path(draft.staging), sums, pages)

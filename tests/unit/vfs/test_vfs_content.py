@@ -287,3 +287,20 @@ async def test_a_patched_file_differs_after_any_change(patched: PatchedContent) 
 def test_pages_that_differ_or_that_one_lacks_are_unequal() -> None:
     assert unequal_pages([1, 2, 3], [1, 5]) == {1, 2}
     assert unequal_pages([], []) == set()
+
+
+def test_only_the_pages_that_are_asked_for_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, BASE, 0)
+    whole = sums_of(fd)
+    read: list[int] = []
+    pread = os.pread
+
+    def note(fd: int, size: int, at: int) -> bytes:
+        read.append(at)
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", note)
+    assert list(sums_of(fd, 0b1010)) == [0, whole[1], 0, whole[3]]
+    assert read == [PAGE_BYTES, 3 * PAGE_BYTES]
+    os.close(fd)

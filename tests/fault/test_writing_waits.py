@@ -1,0 +1,397 @@
+"""What a program that writes waits for: a store that hangs holds up nobody who does not need it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fault.writing_rig import DOWN, Writing
+from forebay.errors import NoSpace, StaleVersion, Unavailable
+from forebay.testing.faulty_store import Hang
+from forebay.types import Attributes
+
+SMALL, LARGE = b"small", bytes(range(256)) * 4096 * 9  # the second goes in parts
+SIZES = pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+WAIT_S = 30.0
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Writing]:
+    async with Writing(tmp_path) as rig:
+        yield rig
+
+
+@SIZES
+async def test_a_close_after_an_fsync_asks_the_store_for_nothing_if_nothing_is_new(rig: Writing, data: bytes) -> None:
+    await rig.start("through")
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, data)
+    await rig.fs.uploader.flush(opened.draft)
+    before = rig.memory("s").requests.copy()
+    rig.faulty.script.append(Hang(asyncio.Event()))  # whatever is asked is never answered
+    async with asyncio.timeout(WAIT_S):
+        await rig.close(opened)
+    assert rig.memory("s").requests == before
+    rig.up()
+    await rig.settled()
+    assert await rig.stored("f") == data
+
+
+async def test_who_writes_on_is_told_of_a_conflict_as_soon_as_it_is_known(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although what is in the journal has not changed since, which would do otherwise."""
+    known, go_on = asyncio.Event(), asyncio.Event()
+    learn_file = rig.fs.learn_file
+
+    async def learn(path: str, *rest: object, **more: object) -> None:
+        if "conflict" in path:
+            known.set()
+            await go_on.wait()
+        await learn_file(path, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.fs, "learn_file", learn)
+    await rig.put("s", "f", b"before")
+    await rig.start("back")
+    opened = await rig.open("/s/f", truncate=True)
+    opened.draft.content.write(0, b"ours")
+    await rig.put("s", "f", b"theirs")
+    await rig.fs.uploader.flush(opened.draft)
+    async with asyncio.timeout(WAIT_S):
+        await known.wait()
+    with pytest.raises(StaleVersion, match="conflict"):
+        await rig.fs.uploader.flush(opened.draft)
+    go_on.set()
+    opened.close()
+    await rig.settled()
+
+
+# ------------------------------------------------------------------ a store that hangs, in mode `back`
+
+
+async def hanging(rig: Writing, data: bytes, path: str = "/s/f") -> asyncio.Event:
+    """A file that was closed, and whose upload hangs until the event is set."""
+    gate = asyncio.Event()
+    rig.faulty.script.append(Hang(gate))
+    await rig.save(path, data)
+    await sent_on(rig)
+    return gate
+
+
+async def sent_on(rig: Writing) -> None:
+    """Return when the store has been asked what hangs."""
+    async with asyncio.timeout(WAIT_S):
+        while rig.faulty.script:
+            await asyncio.sleep(0.001)
+
+
+async def at_the_end(rig: Writing, **expected: bytes | None) -> None:
+    """Wait until nothing is on its way any more; then the store has that, and nothing beside it."""
+    await rig.settled()
+    async with asyncio.timeout(WAIT_S):
+        while rig.fs.uploader.leaving._tasks or rig.fs.uploader.leaving._endings:
+            await asyncio.sleep(0.001)
+    assert {key: await rig.stored(key) for key in expected} == expected
+    there = {key for key in rig.memory("s")._objects if not key.endswith("/")}
+    assert there == {key for key, data in expected.items() if data is not None}
+    assert [name for name in await rig.names("/s") if name in expected or "conflict" in name] == sorted(there)
+    assert rig.uploads() == {}
+    assert rig.staged() == []
+
+
+@SIZES
+async def test_an_fsync_needs_the_journal_alone(rig: Writing, tmp_path: Path, data: bytes) -> None:
+    await rig.start("back")
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, data)
+    gate = asyncio.Event()
+    rig.faulty.script.append(Hang(gate))
+    await rig.fs.uploader.flush(opened.draft)
+    await sent_on(rig)
+    opened.draft.content.write(0, b"SECOND")
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.uploader.flush(opened.draft)
+        await rig.close(opened)
+    assert await rig.after_a_crash(tmp_path / "crashed") == ["/s/f"]
+    gate.set()
+    await at_the_end(rig, f=b"SECOND" + data[6:])
+
+
+@SIZES
+async def test_what_was_written_while_a_file_was_sent_is_not_in_conflict_with_that_after_a_crash(
+    rig: Writing, data: bytes
+) -> None:
+    await rig.start("back")
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, data)
+    gate = asyncio.Event()
+    steps = 1 if data is SMALL else 4  # the last one: the upload, two parts, its completion
+    rig.faulty.script.extend([None] * (steps - 1) + [Hang(gate)])
+    await rig.fs.uploader.flush(opened.draft)
+    await sent_on(rig)
+    opened.draft.content.write(0, b"SECOND")
+    await rig.fs.uploader.flush(opened.draft)
+    journal = rig.fs.journal
+    retired: list[object] = []
+    journal.retire, journal.append = retired.append, never  # type: ignore[method-assign,assignment]  # all ends here
+    gate.set()
+    await rig.until(lambda: "f" in rig.memory("s")._objects)
+    assert await rig.stored("f") == data
+    opened.close()
+    await rig.restart()
+    rig.fs.start()
+    await at_the_end(rig, f=b"SECOND" + data[6:])
+
+
+async def never(*_: object) -> None:
+    """An answer that does not come."""
+    await asyncio.Event().wait()
+
+
+@SIZES
+async def test_a_file_is_removed_while_its_upload_hangs_and_does_not_come_back(rig: Writing, data: bytes) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, data)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.unlink("/s/f")
+    assert await rig.names("/s") == []
+    assert (await rig.fs.lookup("/s", "f")).entry is None
+    gate.set()
+    await at_the_end(rig, f=None)
+
+
+@SIZES
+async def test_a_new_file_takes_the_name_of_one_that_leaves(rig: Writing, data: bytes) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, data)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.unlink("/s/f")
+        await rig.save("/s/f", b"new")
+    assert await rig.read("/s/f") == b"new"
+    gate.set()
+    await at_the_end(rig, f=b"new")
+
+
+async def test_an_upload_that_ends_after_its_file_was_removed_is_removed_by_the_next_daemon(rig: Writing) -> None:
+    await rig.start("back")
+    await hanging(rig, SMALL)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.unlink("/s/f")
+    await rig.end()
+    await rig.put("s", "f", SMALL)  # the store had it all
+    rig.begin()
+    assert (await rig.fs.lookup("/s", "f")).entry is None
+    rig.fs.start()
+    await at_the_end(rig, f=None)
+    await rig.restart()  # and only once
+    await rig.put("s", "f", SMALL)
+    await rig.fs.refresh("/s")
+    rig.fs.start()
+    await at_the_end(rig, f=SMALL)
+
+
+async def test_what_others_put_where_something_leaves_stays(rig: Writing) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, SMALL)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.unlink("/s/f")
+    await rig.put("s", "f", b"other")
+    gate.set()
+    await rig.until(lambda: not rig.fs.uploader.leaving._tasks)
+    assert await rig.stored("f") == b"other"
+
+
+@SIZES
+async def test_a_file_is_renamed_while_its_upload_hangs(rig: Writing, data: bytes) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, data, "/s/part")
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.rename("/s/part", "/s/whole")
+    assert await rig.names("/s") == ["whole"]
+    assert await rig.read("/s/whole") == data
+    gate.set()
+    await at_the_end(rig, part=None, whole=data)
+
+
+@SIZES
+async def test_a_file_is_renamed_over_one_whose_upload_hangs(rig: Writing, data: bytes) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, data, "/s/old")
+    async with asyncio.timeout(WAIT_S):
+        await rig.save("/s/new", b"new")
+        await rig.fs.changes.rename("/s/new", "/s/old")
+    assert await rig.read("/s/old") == b"new"
+    gate.set()
+    await at_the_end(rig, old=b"new", new=None)
+
+
+@SIZES
+async def test_a_whole_file_is_put_over_one_whose_upload_hangs(rig: Writing, data: bytes) -> None:
+    async def new() -> AsyncIterator[bytes]:
+        yield b"new"
+
+    await rig.start("back")
+    gate = await hanging(rig, data)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.write("/s/f", new())
+    gate.set()
+    await at_the_end(rig, f=b"new")
+
+
+@SIZES
+async def test_a_file_is_opened_to_be_cut_while_its_upload_hangs(rig: Writing, data: bytes) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, data)
+    async with asyncio.timeout(WAIT_S):
+        await rig.save("/s/f", b"new", truncate=True)
+    assert await rig.read("/s/f") == b"new"
+    gate.set()
+    await at_the_end(rig, f=b"new")
+
+
+async def test_modes_are_changed_while_an_upload_hangs(rig: Writing) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, SMALL)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.set_attributes("/s/f", Attributes(mode=0o600))
+    gate.set()
+    await at_the_end(rig, f=SMALL)
+    entry = await rig.stat_file("/s/f")
+    assert entry.posix is not None
+    assert entry.posix.mode & 0o777 == 0o600
+
+
+# ------------------------------------------------------------------ a store that is down, in mode `back`
+
+
+@pytest.mark.parametrize("freshness", ["immutable", "ttl"])
+async def test_in_a_folder_that_was_made_here_files_come_and_go_without_the_store(rig: Writing, freshness: str) -> None:
+    await rig.start("back", freshness=freshness)
+    await rig.fs.mkdir("/s/made")
+    rig.down()
+    asked = sum(rig.memory("s").requests.values())
+    await rig.save("/s/made/a", SMALL)
+    await rig.save("/s/made/b", b"b")
+    await rig.save("/s/made/c", b"c")
+    await rig.fs.changes.rename("/s/made/a", "/s/made/d")
+    await rig.fs.changes.rename("/s/made/b", "/s/b")
+    await rig.fs.changes.unlink("/s/made/c")
+    assert await rig.names("/s/made") == ["d"]
+    assert await rig.read("/s/b") == b"b"
+    assert sum(rig.memory("s").requests.values()) == asked
+    rig.up()
+    await rig.settled()
+    assert (await rig.stored("made/d"), await rig.stored("b"), await rig.stored("made/c")) == (SMALL, b"b", None)
+
+
+# ------------------------------------------------------------------ folders
+
+
+@SIZES
+@pytest.mark.parametrize("ends", ["before", "meanwhile"])
+async def test_of_a_folder_that_is_renamed_while_an_upload_ends_nothing_is_left_or_lost(
+    rig: Writing, data: bytes, ends: str
+) -> None:
+    await rig.start("back")
+    await rig.fs.mkdir("/s/old")
+    await rig.put("s", "old/other", b"other")
+    gate = await hanging(rig, data, "/s/old/f")
+    renaming = asyncio.create_task(rig.fs.changes.rename("/s/old", "/s/new"))
+    if ends == "before":
+        gate.set()
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    gate.set()
+    async with asyncio.timeout(WAIT_S):
+        await renaming
+    assert await rig.read("/s/new/f") == data
+    assert await rig.names("/s") == ["new"]
+    await rig.settled()
+    keys = {key for key in rig.memory("s")._objects if not key.endswith("/")}
+    assert keys == {"new/f", "new/other"}
+    assert await rig.stored("new/f") == data
+
+
+async def test_what_is_begun_in_a_folder_while_it_is_renamed_moves_with_it(rig: Writing) -> None:
+    await rig.start("through")
+    await rig.fs.mkdir("/s/old")
+    await rig.put("s", "old/other", b"other")
+    gate = asyncio.Event()
+    rig.faulty.script.append(Hang(gate))  # the marker above, or the first copy
+    renaming = asyncio.create_task(rig.fs.changes.rename("/s/old", "/s/new"))
+    await sent_on(rig)
+    opened = await rig.open("/s/old/begun")
+    opened.draft.content.write(0, SMALL)
+    closing = asyncio.create_task(rig.close(opened))
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    gate.set()
+    async with asyncio.timeout(WAIT_S):
+        await renaming
+        await closing
+    await rig.settled()
+    keys = {key for key in rig.memory("s")._objects if not key.endswith("/")}
+    assert keys == {"new/begun", "new/other"}
+
+
+# ------------------------------------------------------------------ a journal that is full
+
+
+async def test_a_rename_that_the_journal_has_no_room_for_changes_nothing(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise NoSpace("the disk is full")
+
+    await rig.start("back")
+    rig.down()
+    await rig.save("/s/old", SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.fs.journal, "append", full)
+        with pytest.raises(NoSpace):
+            await rig.fs.changes.rename("/s/old", "/s/new")
+    assert await rig.read("/s/old") == SMALL
+    assert (await rig.fs.lookup("/s", "new")).entry is None
+    await rig.restart()
+    rig.up()
+    rig.fs.start()
+    await at_the_end(rig, old=SMALL, new=None)
+
+
+# ------------------------------------------------------------------ conflicts with nobody
+
+
+async def test_a_file_written_again_after_an_answer_was_lost_is_not_in_conflict_with_itself(rig: Writing) -> None:
+    await rig.start("through")
+    put = rig.memory("s").put
+
+    async def lost(*words: object, **options: object) -> object:
+        await put(*words, **options)  # type: ignore[arg-type]
+        raise DOWN
+
+    rig.memory("s").put = lost  # type: ignore[method-assign,assignment]
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, b"one")
+    with pytest.raises(Unavailable):
+        await rig.fs.uploader.flush(opened.draft)
+    rig.memory("s").put = put  # type: ignore[method-assign]
+    opened.draft.content.write(0, b"two")
+    await rig.close(opened)
+    await at_the_end(rig, f=b"two")
+
+
+async def test_a_conflict_that_is_met_again_after_a_crash_is_kept_once(rig: Writing) -> None:
+    await rig.put("s", "f", b"before")
+    await rig.start("back")
+    rig.down()
+    await rig.save("/s/f", b"ours", truncate=True)
+    await rig.put("s", "f", b"theirs")
+    rig.up()
+    retired: list[object] = []
+    rig.fs.journal.retire, rig.fs.journal.append = retired.append, never  # type: ignore[method-assign,assignment]
+    await rig.until(lambda: len(rig.memory("s")._objects) == 2)
+    await rig.restart()
+    rig.fs.start()
+    await rig.settled()
+    assert sorted(key.partition(".")[0] for key in rig.memory("s")._objects) == ["f", "f"]
