@@ -23,6 +23,8 @@ FLOORS = [
     {"frontends"},
     {"daemon"},
     {"cli"},
+    {"lookahead"},  # in users' programs, which have the client there
+    {"torch"},
 ]
 TESTING = {"testing"}  # may import the floors up to vfs; nothing imports it
 TESTING_FLOOR = 6
