@@ -20,7 +20,7 @@ import structlog
 
 from forebay.cache.disk import CacheDisk
 from forebay.cache.flights import SINGLE_PAGES_MAX, Flight, Route
-from forebay.cache.pagefile import FileLost, PageFile
+from forebay.cache.pagefile import Descriptor, FileLost, PageFile
 from forebay.cache.pages import PAGE_BYTES, Run, bits_of, bytes_of, page_count, pages_of, runs_of, split
 from forebay.cache.passing import PassingPages, PassingPool
 from forebay.cache.policy import Dataset
@@ -167,6 +167,16 @@ class CachedFile:
             return None
         try:
             return self.stored.descriptor().number
+        except OSError as error:
+            self._lose(self.stored, error)
+            return None
+
+    def reader(self) -> Descriptor | None:
+        """The complete file opened once more, by which one can only read; None as `local_fd`."""
+        if not self.stored.complete or self.source.size == 0:
+            return None
+        try:
+            return self.stored.open_reader()
         except OSError as error:
             self._lose(self.stored, error)
             return None
