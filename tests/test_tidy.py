@@ -30,9 +30,12 @@ TESTING = {"testing"}  # may import the floors up to vfs; nothing imports it
 TESTING_FLOOR = 6
 # The functional core: plain state and arithmetic.  No clock, no I/O, no task, no thread, no chance.
 PURE = {
+    "cache/coming.py",
+    "cache/numbers.py",
     "cache/pages.py",
     "cache/policy.py",
     "cache/readahead.py",
+    "cache/s3fifo.py",
     "cli/doctor.py",
     "client/exchanges.py",
     "frontends/fuse/abi.py",
