@@ -59,7 +59,7 @@ class LookaheadSampler(Sampler[T]):
         paths: Callable[[int], Files] | None = None,
         ahead: int = AHEAD,
     ) -> None:
-        self._base = base
+        self._base: Any = base
         if paths is None:
             paths = files_of(_dataset_of(base) if dataset is None else dataset)
         self._files = partial(_files_of_item, paths)
@@ -87,14 +87,14 @@ class LookaheadSampler(Sampler[T]):
                 window.close()
 
     def __len__(self) -> int:
-        return len(self._base)  # type: ignore[arg-type]  # as its base
+        return len(self._base)
 
     def set_epoch(self, epoch: int) -> None:
         """As the base's, which is told too."""
         self._epoch = epoch
-        for sampler in (self._base, getattr(self._base, "sampler", None)):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+        counting: Any = self._base if hasattr(self._base, "set_epoch") else _inner(self._base)
+        if hasattr(counting, "set_epoch"):
+            counting.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where this epoch is: to be saved with a checkpoint (5 KB, of which most is the random generator's state)."""
@@ -149,15 +149,16 @@ class LookaheadSampler(Sampler[T]):
         """The next epoch, if it is a pure function of its number and the program counts epochs."""
         if self._epoch is None:
             return ()
-        following = copy.copy(self._base)
-        inner = following
+        following: Any = copy.copy(self._base)
+        inner: Any = following
         if isinstance(following, BatchSampler):
             inner = following.sampler = copy.copy(following.sampler)
         if not isinstance(inner, DistributedSampler):
             return ()
         self._announced_epoch = self._epoch + 1
         inner.set_epoch(self._announced_epoch)
-        return following
+        found: Iterable[T] = following
+        return found
 
 
 def files_of(dataset: Dataset[Any]) -> Callable[[int], Sequence[Name]]:
@@ -215,7 +216,7 @@ def _files_of_item(paths: Callable[[int], Files], item: Any) -> Files:  # noqa: 
 
 
 def _dataset_of(base: Any) -> Any:  # noqa: ANN401 - any sampler
-    inner = getattr(base, "sampler", base)
+    inner = _inner(base)
     for name in ("dataset", "data_source"):
         if (dataset := getattr(inner, name, None)) is not None:
             return dataset
@@ -224,7 +225,12 @@ def _dataset_of(base: Any) -> Any:  # noqa: ANN401 - any sampler
     )
 
 
+def _inner(base: Any) -> Any:  # noqa: ANN401 - any sampler
+    """The sampler below one of batches; else itself."""
+    return getattr(base, "sampler", base)
+
+
 def _generator_of(base: Any) -> torch.Generator | None:  # noqa: ANN401 - any sampler
     """The random generator that a sampler was given; None: PyTorch's own."""
-    found = getattr(getattr(base, "sampler", base), "generator", None)
+    found = getattr(_inner(base), "generator", None)
     return found if isinstance(found, torch.Generator) else None

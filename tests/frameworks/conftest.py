@@ -137,14 +137,15 @@ def data(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", params=["through", "back"])
 def runs(request: pytest.FixtureRequest, world: World) -> Path:
     """The local folder that shows an empty bucket, which takes writes."""
-    world.bucket(f"runs-{request.param}")
-    return world.mount(f"runs-{request.param}", "--write-mode", request.param)
+    write_mode = str(request.param)
+    world.bucket(f"runs-{write_mode}")
+    return world.mount(f"runs-{write_mode}", "--write-mode", write_mode)
 
 
 @pytest.fixture
 def run_folder(runs: Path, request: pytest.FixtureRequest, script: Script) -> Path:
     """A folder of the test's own in `runs`."""
-    name = request.node.name.partition("[")[0]
+    name = str(request.node.name).partition("[")[0]
     folder = runs / name
     subprocess.run(["mkdir", str(folder)], check=True, timeout=COMMAND_WITHIN_S)
     return folder

@@ -9,8 +9,6 @@ from importlib.metadata import version
 
 import torch
 
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-
 if torch.version.cuda is None and "+" not in version("torchvision"):
     for name in ("nms", "qnms"):
-        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

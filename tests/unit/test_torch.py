@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -72,9 +72,9 @@ def epochs(sampler: Any, count: int = 3) -> list[list[Any]]:
     torch.manual_seed(11)
     found = []
     for epoch in range(count):
-        for each in (sampler, getattr(sampler, "sampler", None)):
-            if hasattr(each, "set_epoch"):
-                each.set_epoch(epoch)
+        inner = sampler if hasattr(sampler, "set_epoch") else getattr(sampler, "sampler", None)
+        if hasattr(inner, "set_epoch"):
+            cast(Any, inner).set_epoch(epoch)
         items = []
         for item in sampler:
             items.append(item)
@@ -186,7 +186,7 @@ def test_a_copy_announces_by_itself(daemon: Recorder) -> None:
 
 
 def test_subsets_and_concatenations_lead_to_the_files_of_their_parts() -> None:
-    both = ConcatDataset([Folder(10), Subset(Folder(10, first=10), [9, 8, 0])])
+    both: ConcatDataset[Any] = ConcatDataset([Folder(10), Subset(Folder(10, first=10), [9, 8, 0])])
     files = files_of(Subset(both, [0, 9, 10, 11, 12]))
     assert [files(index) for index in range(5)] == [[path] for path in local([0, 9, 19, 18, 10])]
 
@@ -210,7 +210,7 @@ def test_a_data_set_that_hides_its_files_is_refused_with_the_way_to_tell_them() 
             return 5
 
     with pytest.raises(ValueError, match=r"where Hidden keeps its files; say so: .*paths="):
-        LookaheadSampler(SequentialSampler(Hidden()))  # type: ignore[arg-type]
+        LookaheadSampler(SequentialSampler(Hidden()))
     with pytest.raises(ValueError, match="does not say what its data set is"):
         LookaheadSampler(SubsetRandomSampler([1, 2]))
 

@@ -44,6 +44,7 @@ class Daemon:
             clock,
             clean=redactor.clean,
             local_folders=lambda: [(info.mountpoint, info.path) for info in self.mounts.infos()],
+            orders=self.fs.orders,
         )
         self.admin = Admin(self.fs, self.mounts, settings, redactor, clock, stopping)
 
