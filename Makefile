@@ -7,13 +7,16 @@ SOURCES := src tests bench demo
 AZURITE := azurite@3.37.0
 # PyTorch without CUDA, 190 MB to fetch, of the version that pyproject.toml names; that of PyPI brings gigabytes of CUDA,
 # which no test needs, and is taken where this index cannot be reached.
-TORCH_CPU := torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu --no-deps --retries 0
+PYTORCH := --index-url https://download.pytorch.org/whl/cpu --no-deps --retries 0
+TORCH_CPU := torch==2.13.0 $(PYTORCH)
+TORCHVISION_CPU := torchvision==0.28.0 $(PYTORCH)
 
-.PHONY: help setup check test demo bench format clean
+.PHONY: help setup check test test-frameworks demo bench format clean
 
 help:
 	@echo "make demo    set up and run the walk-through: a real S3 server, a mount, a training, a table of results"
 	@echo "make test    set up, check and run every test"
+	@echo "make test-frameworks   the same for PyTorch, TensorFlow, JAX and Caffe's formats over a mount; installs 3 GB"
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   measure against the bare kernel, bare clients and rivals; write bench/results/"
 
@@ -26,6 +29,11 @@ $(VENV)/bin/python:
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU) 2>/dev/null || true
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.frameworks: $(VENV)/.dev pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCHVISION_CPU) 2>/dev/null || true
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,frameworks]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
@@ -71,10 +79,14 @@ check: setup
 test: check servers
 	$(BIN)/pytest --numprocesses 2 --dist loadfile  # most tests wait for servers: two at a time take little more than half the time
 
+# A group of its own, in no other: what it installs is larger than all the rest, and takes a second or ten to import.
+test-frameworks: $(VENV)/.frameworks fuse
+	$(BIN)/pytest tests/frameworks
+
 demo: $(VENV)/.demo fuse
 	$(BIN)/python demo/run.py
 
-bench: $(VENV)/.demo $(VENV)/.dev fuse
+bench: $(VENV)/.demo $(VENV)/.frameworks fuse
 	$(BIN)/python bench/run.py
 
 format: setup

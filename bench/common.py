@@ -160,10 +160,12 @@ class World:
         self._ends = ExitStack()
         self._forebay_used = False
         self._mountpoints: set[Path] = set()
+        self.environment: dict[str, str] = {}  # of Forebay's commands, and of programs that talk to its daemon
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGTERM, _stop)  # so that the clean-up runs
         self.scratch = self._ends.enter_context(scratch_folder())
+        self.environment["FOREBAY_HOME"] = str(self.scratch / "home")
         if not self.as_found:
             self._ends.enter_context(kernel_default())
         return self
@@ -207,10 +209,15 @@ class World:
             path = folder / f"class{number % FOLDERS}" / f"{number:05d}.bin"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(SMALL_BYTES))
+        for bucket in buckets or (name,):
+            self.upload(bucket, folder)
+        return folder
+
+    def upload(self, bucket: str, folder: Path) -> Path:
+        """Put every file below a folder into a bucket, and return the folder."""
+        put = partial(_put, self._bucket(bucket), folder)
         with ThreadPoolExecutor(16) as pool:
-            for bucket in buckets or (name,):
-                put = partial(_put, self._bucket(bucket), folder)
-                list(pool.map(put, sorted(folder.rglob("*.bin"))))
+            list(pool.map(put, sorted(path for path in folder.rglob("*") if path.is_file())))
         return folder
 
     def large_file(self, name: str, size: int) -> Path:
@@ -237,10 +244,9 @@ class World:
             self._forebay_used = True
             self._ends.callback(self._end_forebay)
         program = str(Path(sys.executable).parent / "forebay")
-        environment = os.environ | {"FOREBAY_HOME": str(self.scratch / "home")}
         done = subprocess.run(
             leashed([program, *words]),
-            env=environment,
+            env=os.environ | self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

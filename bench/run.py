@@ -13,7 +13,9 @@ import checkpoint
 import cold_sequential
 import copy_in
 import first_epoch
+import frameworks
 import load
+import lookahead
 import memory
 import metadata
 import stores
@@ -26,6 +28,8 @@ SCRIPTS = {
     "warm_large": warm_large.measure,
     "warm_small": warm_small.measure,
     "first_epoch": first_epoch.measure,
+    "lookahead": lookahead.measure,
+    "frameworks": frameworks.measure,
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
     "checkpoint": checkpoint.measure,

@@ -18,6 +18,8 @@ from forebay.testing.hdfs import Hdfs
 
 COMMAND_WAIT_S = 60.0
 
+collect_ignore = ["frameworks"]  # unless they are named: gigabytes to install, see `make test-frameworks`
+
 
 def pytest_sessionstart() -> None:
     """Have children end on SIGINT as in a terminal: a shell's background jobs, and xdist's workers, ignore it."""

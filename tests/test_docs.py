@@ -21,7 +21,8 @@ from forebay.stores import azure_options, gcs_options, hub, registry, s3_options
 ROOT = Path(__file__).resolve().parent.parent
 README, ARCHITECTURE, CHANGELOG = ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"
 SEMANTICS, CONFIGURATION, STORES = (ROOT / f"docs/{name}.md" for name in ("SEMANTICS", "CONFIGURATION", "STORES"))
-DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION, STORES]
+FRAMEWORKS = ROOT / "docs/FRAMEWORKS.md"
+DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION, STORES, FRAMEWORKS]
 
 PROOF = re.compile(r"`((?:tests|src)/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -201,9 +202,9 @@ def test_the_readme_shows_every_command() -> None:
 
 
 def test_every_make_target_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^(\w+):", text_of(ROOT / "Makefile"), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", text_of(ROOT / "Makefile"), flags=re.MULTILINE))
     for document in DOCUMENTS:
-        named = re.findall(r"(?:^    |`)make (\w+)", text_of(document), flags=re.MULTILINE)
+        named = re.findall(r"(?:^    |`)make ([\w-]+)", text_of(document), flags=re.MULTILINE)
         assert set(named) <= targets, document.name
 
 

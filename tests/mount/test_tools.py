@@ -4,7 +4,6 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -358,23 +357,3 @@ again.load_weights(argv[1] + '/model.weights.h5')
 print(again.get_weights()[0].sum())
 """
     assert child(code, writable).stdout == b"64.0\n64.0\n"
-
-
-@pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow has 1.5 GB: pip install -e '.[tensorflow]'")
-def test_tensorflow_keeps_its_last_checkpoints(writable: Path, child: Child) -> None:
-    child(TENSORFLOW_SAVES, writable)
-    assert child(TENSORFLOW_RESTORES, writable).stdout == b"2.0 2\n"
-
-
-TENSORFLOW_SAVES = """
-import tensorflow as tf
-value = tf.Variable(0.0)
-manager = tf.train.CheckpointManager(tf.train.Checkpoint(value=value), argv[1], max_to_keep=2)
-for epoch in range(3): value.assign(epoch); manager.save()
-"""
-TENSORFLOW_RESTORES = """
-import tensorflow as tf
-value = tf.Variable(9.0)
-tf.train.Checkpoint(value=value).restore(tf.train.latest_checkpoint(argv[1])).assert_consumed()
-print(value.numpy(), len([name for name in os.listdir(argv[1]) if name.endswith('.index')]))
-"""

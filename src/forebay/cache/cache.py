@@ -12,7 +12,7 @@ import os
 import sqlite3
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import NamedTuple
@@ -26,12 +26,12 @@ from forebay.cache.index import Row
 from forebay.cache.pagefile import PageFile
 from forebay.cache.pages import Residency, page_count
 from forebay.cache.passing import PassingPool
-from forebay.cache.policy import Dataset, Use, plan_eviction
+from forebay.cache.policy import Dataset
+from forebay.cache.room import EVICT_BATCH, Room
 from forebay.cache.throttle import Throttle
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.stores.base import Store
-from forebay.units import MIB
 
 log = structlog.get_logger()
 
@@ -40,9 +40,6 @@ SAVE_EVERY_S = 1.0
 TOUCH_S = 60  # the order of use, in memory and in the index, is this coarse
 POOL_THREADS = 4  # writers and readers of the cache disks; more only wait for the interpreter lock
 SYNC_S = 5.0  # how long a stop waits for the disk, so that the next boot need not verify
-EVICT_BATCH = 256
-EVICT_SHARE, EVICT_BYTES = 256, 64 * MIB  # evict a 256th of the capacity at a time, at most 64 MiB
-LOOK_AGAIN_S = 10.0  # a data set of which all is pinned or open is left alone for so long
 TRIM_BATCH = 64
 LOOK_UP_MAX = 256
 
@@ -84,11 +81,12 @@ class Cache:
         self._live: OrderedDict[Name, CachedFile] = OrderedDict()
         self._dirty: set[CachedFile] = set()
         self._saving: set[CachedFile] = set()  # not to be dropped: its row is being written
+        self._unsaved: dict[int, CachedFile] = {}  # by id: those that the index does not know at all
         self._save_lock = asyncio.Lock()
         self._throttles: dict[str, Throttle] = {}
-        self._nothing_to_evict: dict[tuple[CacheDisk, Dataset], float] = {}  # until when not to look again
+        self.room = Room(self, clock)
         now = clock.monotonic()
-        self._read_at: dict[Dataset, float] = {}
+        self._read_at = self.room.read_at
         for disk in self.disks:
             for name, idle_s in disk.index.idle_times().items():
                 self._read_at[Dataset(*name)] = now - idle_s
@@ -165,6 +163,7 @@ class Cache:
             new = [row for row, file in zip(rows, files, strict=True) if not file.is_saved]
             for file in files:
                 file.is_saved = True
+                self._unsaved.pop(file.id, None)
             for location, key in await loop.run_in_executor(self._pool, disk.index.outdated, new):
                 self._drop_outdated(disk, location, key)
 
@@ -226,6 +225,8 @@ class Cache:
             file.used_at = now_s
             if file.stored.residency.mask:
                 self._dirty.add(file)
+            if file.source.policy == "s3fifo":
+                self.room.read_again(file.disk, file.source.dataset, file.id)
 
     def look_up(self, sources: Iterable[Source]) -> None:
         """Know many versions by one query each `LOOK_UP_MAX`, since most of them will be opened next."""
@@ -328,7 +329,7 @@ class Cache:
         file.is_known = False
         self._dirty.discard(file)
         file.disk.take(file.source.dataset, -file.source.size)
-        file.disk.files -= 1
+        self._uncount(file.disk, _row(file))
         file.disk.index.forget([file.id])
         return sums
 
@@ -397,13 +398,19 @@ class Cache:
         if not file.is_counted:
             file.is_counted = True
             file.disk.files += 1
+            self._unsaved[file.id] = file
+            self.room.cached(file.disk, file.source, (file.id, *file.name))
 
     def lost(self, file: CachedFile) -> None:
         """The local file is gone: begin another, under another name, since a crash now may leave the row of the old."""
-        old_id, file.id = file.id, file.disk.new_id()
-        file.stored = PageFile(file.disk.file_path(file.id), file.source.size)
+        source, old_id, file.id = file.source, file.id, file.disk.new_id()
+        file.stored = PageFile(file.disk.file_path(file.id), source.size)
         file.disk.index.forget([old_id])
         self._dirty.add(file)
+        if self._unsaved.pop(old_id, None) is not None or file.is_saved:
+            self._unsaved[file.id] = file
+            self.room.dropped(file.disk, source.dataset, source.store.location, source.key, old_id)
+            self.room.cached(file.disk, source, (file.id, *file.name))
         for told in self.on_drop:
             told(old_id)
 
@@ -414,54 +421,49 @@ class Cache:
 
     def admit(self, file: CachedFile, size: int) -> bool:
         """Count `size` bytes in on the file's disk, evicting as the policy allows; False: read through."""
-        disk = file.disk
+        disk, source = file.disk, file.source
         if not disk.accepts_writes:
             return False
-        if disk.lacking_bytes(size):
-            self._make_room(disk, file.source, size)
-            if disk.lacking_bytes(size):
-                return False
-        disk.take(file.source.dataset, size)
+        is_tight = disk.lacking_bytes(size) or source.quota_bytes is not None
+        if is_tight and not self.room.make(disk, source, source.store.location, source.key, size):
+            return False
+        disk.take(source.dataset, size)
         return True
 
-    def _make_room(self, disk: CacheDisk, source: Source, size: int) -> None:
-        """Evict until `size` bytes fit, as far as the policy allows."""
-        while lacking := disk.lacking_bytes(size):
-            now_s = self._clock.monotonic()
-            uses = [
-                Use(dataset, held, self._read_at.get(dataset, float("-inf")))
-                for dataset, held in disk.bytes_of.items()
-                if held > 0 and self._nothing_to_evict.get((disk, dataset), now_s) <= now_s
-            ]
-            plan = plan_eviction(source.dataset, lacking, uses, now_s=now_s, policy=source.policy)
-            if not plan:
-                return
-            dataset, wanted = plan[0]
-            # A little more than needed, so that a full cache does not pay the query for every file.
-            self._evict(disk, dataset, max(wanted, min(disk.capacity_bytes() // EVICT_SHARE, EVICT_BYTES)))
-            if disk.lacking_bytes(size) > lacking - wanted:  # pinned, or open: take from the next one
-                self._nothing_to_evict[disk, dataset] = now_s + LOOK_AGAIN_S
+    # ------------------------------------------------------------------ what room asks (room.Host)
 
-    def _evict(self, disk: CacheDisk, dataset: Dataset, size: int) -> None:
-        """Delete least recently used files of a data set until `size` bytes are free or none is left."""
+    def save_now(self, disk: CacheDisk) -> None:
+        """Bring what has changed into the index, so that a query finds it."""
         try:
             disk.index.save([_row(file) for file in self._dirty if file.disk is disk and file not in self._saving])
         except sqlite3.Error as error:
             log.warning("index.not_saved", reason=str(error))  # what is in it is enough to go on
-        offset = 0
-        while size > 0:
-            rows = disk.index.oldest(*dataset, limit=EVICT_BATCH, offset=offset)
-            if not rows:
-                return
-            chosen: list[Row] = []
-            for row in rows:
-                if size > 0 and self._may_drop(disk, row):
-                    chosen.append(row)
-                    size -= row.resident
-            files, freed = self._drop(disk, chosen)
-            self.traffic.files_evicted += files
-            self.traffic.bytes_evicted += freed
-            offset += len(rows)  # forgotten rows stay in place until they are deleted
+
+    def rows(self, disk: CacheDisk, ids: Sequence[int]) -> list[Row]:
+        """What is known of some cache files, saved or not."""
+        known = [file for file_id in ids if (file := self._unsaved.get(file_id)) is not None]
+        unsaved = [_row(file) for file in known if file.disk is disk]
+        return unsaved if len(unsaved) == len(ids) else unsaved + disk.index.rows(ids)
+
+    def unsaved(self, disk: CacheDisk) -> list[Row]:
+        """Files of which the index does not know yet."""
+        return [_row(file) for file in self._unsaved.values() if file.disk is disk]
+
+    def may_drop(self, disk: CacheDisk, row: Row) -> bool:
+        """Is it neither pinned nor open?"""
+        return self._may_drop(disk, row)
+
+    def evict(self, disk: CacheDisk, rows: Iterable[Row]) -> int:
+        """Delete cache files; return their bytes."""
+        files, freed = self._drop(disk, rows)
+        self.traffic.files_evicted += files
+        self.traffic.bytes_evicted += freed
+        return freed
+
+    def _uncount(self, disk: CacheDisk, row: Row) -> None:
+        disk.files -= 1
+        self._unsaved.pop(row.id, None)
+        self.room.dropped(disk, Dataset(row.mount, row.folder), row.location, row.key, row.id)
 
     def _may_drop(self, disk: CacheDisk, row: Row, *, keep_pinned: bool = True) -> bool:
         if disk.index.is_forgotten(row.id):
@@ -481,7 +483,7 @@ class Cache:
                 live.is_known = False
                 self._dirty.discard(live)
             disk.take(Dataset(row.mount, row.folder), -resident)
-            disk.files -= 1
+            self._uncount(disk, row)
             freed += resident
         if dropped:
             disk.index.forget(row.id for row in dropped)

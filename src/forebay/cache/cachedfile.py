@@ -20,7 +20,7 @@ import structlog
 
 from forebay.cache.disk import CacheDisk
 from forebay.cache.flights import SINGLE_PAGES_MAX, Flight, Route
-from forebay.cache.pagefile import FileLost, PageFile
+from forebay.cache.pagefile import Descriptor, FileLost, PageFile
 from forebay.cache.pages import PAGE_BYTES, Run, bits_of, bytes_of, page_count, pages_of, runs_of, split
 from forebay.cache.passing import PassingPages, PassingPool
 from forebay.cache.policy import Dataset
@@ -48,6 +48,7 @@ class Source(NamedTuple):
     version: str
     dataset: Dataset
     policy: str
+    quota_bytes: int | None = None  # what its mount may hold in the cache
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ class CachedFile:
         "is_known",
         "is_outdated",
         "is_saved",
+        "keepers",
         "name",
         "opens",
         "source",
@@ -133,6 +135,7 @@ class CachedFile:
         self.opens = 0
         self.used_at = 0  # seconds since 1970, coarse
         self.touch_at = 0.0  # when, by the monotonic clock, to look at `used_at` again
+        self.keepers = 0  # who holds it in memory for a reader who will come soon
         self.is_known = True  # to the cache: else another object may stand for this version
         self.is_counted = False  # among the files of its disk
         self.is_saved = False  # in the index
@@ -145,6 +148,16 @@ class CachedFile:
     def complete(self) -> bool:
         """Are all bytes on the disk, and trusted?"""
         return self.stored.complete
+
+    @property
+    def is_passing(self) -> bool:
+        """Is anything of it only in memory?"""
+        return self._passing is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Are all bytes on the disk or in memory?"""
+        return self.stored.complete or (self._passing is not None and self._passing.residency.complete)
 
     def acquire(self) -> None:
         """One more handle or flight."""
@@ -167,6 +180,16 @@ class CachedFile:
             return None
         try:
             return self.stored.descriptor().number
+        except OSError as error:
+            self._lose(self.stored, error)
+            return None
+
+    def reader(self) -> Descriptor | None:
+        """The complete file opened once more, by which one can only read; None as `local_fd`."""
+        if not self.stored.complete or self.source.size == 0:
+            return None
+        try:
+            return self.stored.open_reader()
         except OSError as error:
             self._lose(self.stored, error)
             return None
@@ -236,8 +259,8 @@ class CachedFile:
         raise AssertionError("the last attempt returns or raises")
 
     def _is_read(self, page: int) -> bool:
-        """Does a reader wait for that page?"""
-        return any(run.first <= page < run.stop for run in self._reading or ())
+        """Does a reader wait for that page, or will one soon?"""
+        return self.keepers > 0 or any(run.first <= page < run.stop for run in self._reading or ())
 
     def _fetch_missing(self, run: Run, store: Store, ahead: ByteRange | None) -> dict[Flight, int]:
         """Launch what is missing; the flights that carry pages of `run`, with the last such page of each."""

@@ -82,9 +82,11 @@ class CacheDisk:
         _spread(self._files)
         self._next_id = self.index.session << 32  # ids of sessions never meet: a crash cannot reuse a name
         self.bytes_of: dict[Dataset, int] = {}
+        self.bytes_of_mount: dict[str, int] = {}
         self.files = 0
         for mount, top, size, count in self.index.usage():
             self.bytes_of[Dataset(mount, top)] = size
+            self.bytes_of_mount[mount] = self.bytes_of_mount.get(mount, 0) + size
             self.files += count
         self.used_bytes = sum(self.bytes_of.values())
 
@@ -137,6 +139,7 @@ class CacheDisk:
         """Count bytes in (or out, if negative)."""
         self.used_bytes += size
         self.bytes_of[dataset] = self.bytes_of.get(dataset, 0) + size
+        self.bytes_of_mount[dataset.mount] = self.bytes_of_mount.get(dataset.mount, 0) + size
         assert self.used_bytes >= 0
 
     def write_at_once(self, feed: Callable[[Buffer], None], data: Buffer) -> bool:

@@ -136,6 +136,23 @@ class CacheIndex:
         query = "SELECT * FROM files WHERE mount = ? AND folder = ? ORDER BY used_at, id LIMIT ? OFFSET ?"
         return [_row(found) for found in self._select(query, mount, _blob(folder), limit, offset)]
 
+    def oldest_ids(self, mount: str, folder: str) -> list[int]:
+        """Ids of all files of one data set, least recently used first."""
+        query = "SELECT id FROM files WHERE mount = ? AND folder = ? ORDER BY used_at, id"
+        return [found for (found,) in self._select(query, mount, _blob(folder)) if found not in self._dead]
+
+    def rows(self, ids: Sequence[int]) -> list[Row]:
+        """Rows by id, at most 1,000."""
+        found = self._select(f"SELECT * FROM files WHERE id IN ({','.join('?' * len(ids))})", *ids)
+        return [_row(row) for row in found if row[0] not in self._dead]
+
+    def keys(self, mount: str, folder: str, *, after_id: int, limit: int) -> list[tuple[int, str, str]]:
+        """Id, location and key of files of one data set, from an id on, by id; those forgotten included."""
+        # By the table itself ("+" forbids the other index): else each call would sort the data set anew.
+        query = "SELECT id, location, key FROM files WHERE id > ? AND +mount = ? AND +folder = ? ORDER BY id LIMIT ?"
+        found = self._select(query, after_id, mount, _blob(folder), limit)
+        return [(file_id, location, _name(key)) for file_id, location, key in found]
+
     def below(self, location: str, prefix: str, after_id: int, limit: int) -> list[Row]:
         """Rows whose key is `prefix` or starts with it ("" means all of the location), from an id on, by id.
 

@@ -108,14 +108,25 @@ class PageFile:
             raise FileLost(f"cache file {self.path} was given up")
         if not self.residency.mask:
             return self._create()
+        return self._open_known(os.O_RDWR | os.O_CLOEXEC)
+
+    def _open_known(self, flags: int) -> int:
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self.path, flags)
         except FileNotFoundError as error:
             raise FileLost(f"cache file {self.path} is gone") from error
         if os.fstat(fd).st_size != self.size:
             os.close(fd)
             raise FileLost(f"cache file {self.path} has not the size it was made with")
         return fd
+
+    def open_reader(self) -> Descriptor:
+        """Another open file, by which one can only read: for other processes.  Some pages must be here.
+
+        Raises:
+            OSError, FileLost: as `descriptor`.
+        """
+        return Descriptor(self._open_known(os.O_RDONLY | os.O_CLOEXEC))
 
     def _create(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC

@@ -7,6 +7,9 @@ cached.  But a cache that never evicts is useless after the job moves to other d
 `keep` (default): take room only from data sets that have been idle for a while, the longest idle first; if none
 is idle, do not admit: the read goes through and nothing else is disturbed.
 `lru`: the same, and then the least recently used files of the asking data set itself.
+`s3fifo`: the same, but by `forebay.cache.s3fifo`: files that are read often outlive a scan.
+
+Where jobs announce what they will read, `forebay.cache.coming` knows better: it is Belady's MIN itself.
 
 A data set is a top folder of a mount.
 """
@@ -14,6 +17,7 @@ A data set is a top folder of a mount.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+POLICIES = ("keep", "lru", "s3fifo")
 IDLE_S = 300.0
 """A data set of another mount is idle after this long without a read; two jobs that take turns never wait so long."""
 IDLE_SAME_MOUNT_S = 3600.0
@@ -48,7 +52,7 @@ def plan_eviction(
     """
     known = sorted(uses, key=lambda use: use.read_at_s)
     candidates = [use for use in known if use.dataset != asking and _is_idle(use, asking, now_s)]
-    if policy == "lru":
+    if policy != "keep":
         candidates += [use for use in known if use.dataset == asking]
     plan: list[tuple[Dataset, int]] = []
     for use in candidates:

@@ -11,6 +11,8 @@ from forebay.units import MIB
 
 WINDOW_FIRST = MIB
 STREAMS_MAX = 8  # TensorFlow reads 10 shards at once, but each is a file of its own
+JOB_WINDOW_FIRST = 8 * MIB  # what 200 MB/s at 20 ms hold, twice
+CALM_WINDOWS = 8
 SLACK = 4 * MIB  # the kernel sends the reads of one readahead (4 MiB) in any order
 
 
@@ -64,3 +66,28 @@ class Streams:
             return None
         stream.ahead = stop
         return ByteRange(start, stop)
+
+
+class Window:
+    """How many bytes to fetch ahead of a job that announced its order: enough that nobody waits, and no more.
+
+    It doubles when a reader comes before its bytes, once per window, and gives an eighth back when nobody has for a
+    while.
+    """
+
+    __slots__ = ("_max", "_since", "size")
+
+    def __init__(self, size_max: int) -> None:
+        self._max = max(size_max, 1)
+        self.size = min(JOB_WINDOW_FIRST, self._max)
+        self._since = 0  # bytes read since the size changed
+
+    def read(self, size: int, *, late: bool) -> None:
+        """A reader came for so many bytes; `late`: they were not here."""
+        self._since += size
+        if late and self._since >= self.size // 2:
+            self.size, self._since = min(2 * self.size, self._max), 0
+        elif late:
+            self._since = min(self._since, self.size // 2)
+        elif self._since >= CALM_WINDOWS * self.size and self.size > JOB_WINDOW_FIRST:
+            self.size, self._since = self.size - self.size // 8, 0

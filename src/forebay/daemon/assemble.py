@@ -8,6 +8,7 @@ from forebay.config.settings import Settings
 from forebay.daemon import home as names
 from forebay.daemon.admin import Admin
 from forebay.frontends.fuse.mounts import FuseMounts
+from forebay.frontends.local.server import LocalServer
 from forebay.observe.redact import Redactor
 from forebay.vfs.control import ControlDb
 from forebay.vfs.filesystem import FileSystem
@@ -37,6 +38,14 @@ class Daemon:
             raise
         self.fs = FileSystem(settings, self.control, self.cache, clock)
         self.mounts = FuseMounts(self.fs, self.control, settings, clock)
+        self.local = LocalServer(
+            self.fs,
+            names.local_socket_path(settings.home),
+            clock,
+            clean=redactor.clean,
+            local_folders=lambda: [(info.mountpoint, info.path) for info in self.mounts.infos()],
+            orders=self.fs.orders,
+        )
         self.admin = Admin(self.fs, self.mounts, settings, redactor, clock, stopping)
 
     def start(self) -> None:
@@ -46,7 +55,8 @@ class Daemon:
         self.fs.start()
 
     async def listen(self) -> None:
-        """Answer on the socket from now on."""
+        """Answer on the sockets from now on; on the admin API's last, since who finds that one may use both."""
+        self.local.listen()
         await self.admin.listen()
 
     async def close(self) -> None:
@@ -55,9 +65,12 @@ class Daemon:
             await self.admin.close()
         finally:
             try:
-                await self.mounts.close()
+                await self.local.close()
             finally:
                 try:
-                    await self.fs.close()
+                    await self.mounts.close()
                 finally:
-                    self.control.close()
+                    try:
+                        await self.fs.close()
+                    finally:
+                        self.control.close()

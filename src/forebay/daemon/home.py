@@ -14,6 +14,11 @@ def socket_path(home: Path) -> Path:
     return home / "daemon.sock"
 
 
+def local_socket_path(home: Path) -> Path:
+    """Where the daemon answers Python programs."""
+    return home / "local.sock"
+
+
 def lock_path(home: Path) -> Path:
     """Locked by the daemon as long as it lives; holds its pid."""
     return home / "daemon.lock"

@@ -51,6 +51,10 @@ def open_url(scheme: str, rest: str, options: Mapping[str, str], settings: Setti
     """`fsspec+PROTOCOL://rest`, with the options that PROTOCOL's file system takes; see `forebay.stores.registry`."""
     protocol = scheme.removeprefix(PREFIX)
     refuse_credentials(rest.partition("/")[0], instead="--option username=... --option password=...")
+    if protocol == "forebay":
+        raise Invalid(
+            "forebay:// is this daemon's own tree; mount the store that it comes from, or use the path as it is"
+        )
     if "::" in rest or protocol in _NESTED:
         raise Invalid(f"Forebay has a cache of its own, and takes no chain of file systems; write {_FORM}")
     if "?" in rest:

@@ -112,9 +112,12 @@ class Drafting:
     # ------------------------------------------------------------------ files
 
     async def create(
-        self, path: str, posix: Posix, *, exclusive: bool, writes: bool = True, truncate: bool = False
+        self, path: str, posix: Posix | None, *, exclusive: bool, writes: bool = True, truncate: bool = False
     ) -> OpenDraft:
         """Make an empty file, or open the one that is there, cut to nothing if `truncate`.
+
+        Args:
+            posix: whose a new file is; None: as the mount shows files anyway.
 
         Raises:
             AlreadyExists: it is there, and `exclusive`.

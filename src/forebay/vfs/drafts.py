@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from weakref import WeakValueDictionary
 
+from forebay.cache.pagefile import Descriptor
 from forebay.paths import is_within, split
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer, ObjectMeta, Posix
@@ -130,6 +131,15 @@ class OpenDraft:
     def local_fd(self) -> int | None:
         """The local file, if it holds every byte."""
         return self.draft.content.fd if self.draft.content.is_whole else None
+
+    def reader(self) -> Descriptor | None:
+        """See `OpenFile.reader`."""
+        return self.opened_again(os.O_RDONLY)
+
+    def opened_again(self, flags: int) -> Descriptor | None:
+        """The local file opened once more, if it holds every byte; `flags` of open(2)."""
+        fd = self.local_fd()
+        return None if fd is None else Descriptor(os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC))
 
     def read_now(self, offset: int, size: int) -> Buffer | None:
         """See `OpenFile.read_now`."""

@@ -39,6 +39,7 @@ from forebay.vfs.metadata import Metadata
 from forebay.vfs.mounter import MountChanges, Mounter
 from forebay.vfs.mounttable import top_folder
 from forebay.vfs.openfile import OpenFile
+from forebay.vfs.orders import Orders
 from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.removing import remove
 from forebay.vfs.renames import Renames
@@ -69,6 +70,7 @@ class FileSystem:
         self.prefetcher = Prefetcher(
             clock, list_folder=self.open_folder, look_up=self.look_up, is_cached=self.is_cached, fetch=self.fetch
         )
+        self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
@@ -96,6 +98,7 @@ class FileSystem:
 
     async def close(self) -> None:
         """Stop background work, keep what is not in the stores yet, save the cache's index, and close the stores."""
+        await self.orders.close()
         await self.prefetcher.close()
         await self.uploader.close()
         await self.journal.close()
@@ -233,9 +236,13 @@ class FileSystem:
     def source(self, entry: FileEntry) -> Source:
         """Where the cache finds an entry's bytes."""
         mount = entry.mount
-        dataset = Dataset(f"{mount.store.location}/{mount.prefix}", top_folder(mount, entry.key))
+        dataset = self.dataset(mount, entry.key)
         policy = mount.settings.policy or self._settings.cache_policy
-        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy)
+        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy, mount.settings.quota_bytes)
+
+    def dataset(self, mount: Mount, key: str) -> Dataset:
+        """On whose account a key is cached."""
+        return Dataset(f"{mount.store.location}/{mount.prefix}", top_folder(mount, key))
 
     def open_version(self, entry: FileEntry) -> OpenFile:
         """Open one version in a store for reading; no I/O.  The caller closes it."""
@@ -245,7 +252,8 @@ class FileSystem:
             self.cache.traffic.hits += 1
         else:
             self.cache.traffic.misses += 1
-        if self._settings.prefetch:
+        is_announced = self.orders.jobs and self.orders.opened(file)
+        if self._settings.prefetch and not is_announced:
             self.prefetcher.opened(entry)
         return OpenFile(self, entry, file)
 
@@ -290,13 +298,15 @@ class FileSystem:
             return False
         entry.mount.open_files += 1
         self.cache.traffic.hits += 1
+        if self.orders.jobs:
+            self.orders.opened(file)
         if self.prefetcher.is_running:
             self.prefetcher.opened(entry)
         return True
 
     def read_missed(self, entry: FileEntry) -> None:
         """A reader had to wait for the store (openfile.Host)."""
-        if self._settings.prefetch:
+        if self._settings.prefetch and not self.orders.covers(entry):
             self.prefetcher.missed(entry)
 
     def went_stale(self, entry: FileEntry) -> None:
@@ -516,7 +526,7 @@ class FileSystem:
         """What has happened since the start; every number only grows."""
         return {
             **self.cache.counters(),
-            "files_prefetched": self.prefetcher.files_fetched,
+            "files_prefetched": self.prefetcher.files_fetched + self.orders.files_ahead,
             "metadata_requests": self.metadata.store_requests,
             "names_known": len(self.metadata.folders),
         }

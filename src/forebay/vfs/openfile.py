@@ -7,6 +7,7 @@
 from typing import Protocol
 
 from forebay.cache.cachedfile import CachedFile
+from forebay.cache.pagefile import Descriptor
 from forebay.cache.readahead import Streams
 from forebay.errors import StaleVersion
 from forebay.types import Buffer, ByteRange
@@ -53,6 +54,13 @@ class OpenFile:
     def local_fd(self) -> int | None:
         """The descriptor of the complete local file, or None; owned by this object, so use it before `close`."""
         return self._file.local_fd()
+
+    def reader(self) -> Descriptor | None:
+        """The complete local file opened once more, by which one can only read: for other processes; or None.
+
+        While this is open the file is neither evicted nor changed by a writer.
+        """
+        return self._file.reader()
 
     def read_now(self, offset: int, size: int) -> Buffer | None:
         """Bytes that can be had without waiting, short only at the end of the file; None: use `read`.

@@ -1,0 +1,306 @@
+"""What jobs have announced that they will read, and which cached object is needed last.  Pure.
+
+The best that a cache can do is Belady's MIN: the object whose next use is farthest goes first.  A job that announces
+its order makes that known.  Several jobs go at their own pace, so "when" is counted on one clock, the samples that
+all jobs together have taken: what a job will read in 100 samples is due in 200 if another job is as fast.
+
+What a job has read, and has not announced again, it will read some time in its next epoch: half an epoch after the
+end of what is known of its order, on the average.  What nobody has announced is never due.
+
+Memory: 16 bytes for each announced sample (4 arrays of 32 bits), 17 for each object, and 44 to 88 for each cached one.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
+
+from forebay.cache.numbers import Numbers
+from forebay.cache.policy import Dataset
+
+NEVER = 1 << 40
+"""When an object is due that nobody has announced."""
+BEHIND_MAX = 16_384
+"""A sample that was handed out and not opened so many samples later will not be: loaders hold fewer (prefetch factor
+x workers x batch)."""
+_PACE_EVERY = 1_024  # samples between two looks at the jobs' paces
+_PACE_SLACK = 1.25  # a pace that changes by less leaves what was reckoned by it alone
+_SHARE_MIN = 1e-3  # of a job that pauses
+_TRIM = 65_536
+
+
+class Order:
+    """What one job will read, in order.  Positions count from its first sample; in the arrays 0 means none."""
+
+    def __init__(self) -> None:
+        self.at = 0  # so many samples have been taken
+        self.ahead = 0  # those before this position are fetched by now, or about to be
+        self.share = 0.0  # of all that the jobs take, this one's part; 0: not known yet
+        self.taken = 0  # since the last look at the paces
+        self.objects = 0  # different ones
+        self._base = 0  # position of the first element of the two arrays by position
+        self._numbers = array("I")
+        self._following = array("I")  # by position: one past the next position of the same object
+        self._next = array("I")  # by object: one past the position of its next use
+        self._last = array("I")  # by object: one past its last known position, read or not
+        self.floor = 0  # what comes before has been used
+
+    @property
+    def end(self) -> int:
+        """One past the last announced position."""
+        return self._base + len(self._numbers)
+
+    def append(self, number: int) -> None:
+        """One more sample."""
+        if number >= len(self._next):
+            more = bytes(4 * (number + 1 - len(self._next) + len(self._next) // 8))
+            self._next.frombytes(more)
+            self._last.frombytes(more)
+        position = self.end + 1
+        last = self._last[number]
+        if not last:
+            self.objects += 1
+        if not self._next[number]:
+            self._next[number] = position
+        else:
+            self._following[last - 1 - self._base] = position
+        self._last[number] = position
+        self._numbers.append(number)
+        self._following.append(0)
+
+    def number(self, position: int) -> int:
+        """The object at a position that is not used up."""
+        return self._numbers[position - self._base]
+
+    def is_used(self, position: int) -> bool:
+        """Has a position been used up?"""
+        return position < self.floor or not 0 < self._next[self.number(position)] <= position + 1
+
+    def next_use(self, number: int) -> int | None:
+        """The next position of an object; None if none is known."""
+        found = self._next[number] if number < len(self._next) else 0
+        return found - 1 if found else None
+
+    def use(self, number: int) -> None:
+        """The next use of an object is over."""
+        self._next[number] = self._following[self._next[number] - 1 - self._base]
+
+    def distance(self, number: int, *, beyond: int = 0) -> float | None:
+        """In how many samples of this job an object is used; None if this job does not know it.
+
+        Args:
+            beyond: only uses from that position on count.
+        """
+        if number >= len(self._next) or not self._last[number]:
+            return None
+        found = self._next[number]
+        while found and found <= beyond:
+            found = self._following[found - 1 - self._base]
+        if found:
+            return max(0, found - 1 - self.at)
+        return self.end - self.at + self.objects / 2
+
+    def advance(self, position: int, *, behind: int) -> Iterator[int]:
+        """Samples before a position have been taken; give the objects of those that will not be opened any more.
+
+        Args:
+            behind: how many samples before `position` may still be opened.
+        """
+        self.taken += position - self.at
+        self.at = position
+        floor = max(self.floor, position - behind)
+        for passed in range(self.floor, floor):
+            number = self._numbers[passed - self._base]
+            if self._next[number] == passed + 1:
+                self.use(number)
+                yield number
+        self.floor = floor
+        if floor - self._base > _TRIM:
+            del self._numbers[: floor - self._base]
+            del self._following[: floor - self._base]
+            self._base = floor
+
+
+class Coming:
+    """See the module.  A *shelf* is a cache disk: each gives room by itself."""
+
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        self.orders: list[Order] = []
+        self.datasets: set[Dataset] = set()  # those of which every cached object is held here
+        self._now = 0  # samples that all jobs have taken
+        self._looked_at = 0
+        self._files = array("Q")  # by object: its cache file, 0 if it is not cached
+        self._shelf_of = bytearray()
+        self._due = array("Q")  # by object: as it stands in its heap
+        self._shelves: list[object] = []
+        self._heaps: list[dict[Dataset, list[int]]] = []  # by shelf; the latest first: (NEVER - due) << 32 | number
+        self._held: list[dict[Dataset, int]] = []
+
+    # ------------------------------------------------------------------ orders
+
+    def add(self, order: Order) -> None:
+        """One more job."""
+        self.orders.append(order)
+
+    def remove(self, order: Order) -> None:
+        """A job has ended: what only it would have read is not due any more."""
+        self.orders.remove(order)
+        for shelf, heaps in enumerate(self._heaps):
+            for dataset in heaps:
+                self._renew(shelf, dataset)
+
+    def announce(self, order: Order, numbers: Sequence[int]) -> None:
+        """A job will read these next, after what it has announced before."""
+        for number in numbers:
+            order.append(number)
+        for number in numbers:
+            self._moved(number)
+
+    def used(self, number: int) -> tuple[Order, int] | None:
+        """An object was opened: by which job, as far as can be told, and at which position of its order."""
+        found: tuple[Order, int] | None = None
+        soonest = 0.0
+        for order in self.orders:
+            position = order.next_use(number)
+            if position is None or position >= max(order.ahead, order.at + BEHIND_MAX):
+                continue  # too far ahead to be the reason
+            until = position - order.at  # handed out longest ago, or next in turn
+            if found is None or until < soonest:
+                found, soonest = (order, position), until
+        if found is not None:
+            found[0].use(number)
+            self._moved(number)
+        return found
+
+    def advance(self, order: Order, position: int, *, behind: int = BEHIND_MAX) -> None:
+        """A job has taken the samples before a position; see `Order.advance`."""
+        self._now += position - order.at
+        for number in order.advance(position, behind=behind):
+            self._moved(number)
+        if self._now - self._looked_at >= _PACE_EVERY:
+            self._look_at_paces()
+
+    def _look_at_paces(self) -> None:
+        total = self._now - self._looked_at
+        self._looked_at = self._now
+        for order in self.orders:
+            share = max(_SHARE_MIN, order.taken / total)
+            order.taken = 0
+            known = order.share or 1 / len(self.orders)
+            if not 1 / _PACE_SLACK < share / known < _PACE_SLACK:
+                known = (known + share) / 2
+            order.share = known
+
+    def due(self, number: int, *, after_window: bool = False) -> int:
+        """When an object is read next, on the clock of all jobs.
+
+        Args:
+            after_window: not what is fetched ahead now, but the time after that, for which keeping it would pay.
+        """
+        soonest = float(NEVER)
+        for order in self.orders:
+            distance = order.distance(number, beyond=order.ahead if after_window else 0)
+            if distance is not None:
+                soonest = min(soonest, self._now + distance / (order.share or 1 / len(self.orders)))
+        return min(NEVER, int(soonest))
+
+    # ------------------------------------------------------------------ what is cached
+
+    def hold(self, shelf: object, number: int, file_id: int) -> None:
+        """An object is cached."""
+        if number >= len(self._files):
+            more = number + 1 - len(self._files) + len(self._files) // 8
+            self._files.frombytes(bytes(8 * more))
+            self._due.frombytes(bytes(8 * more))
+            self._shelf_of.extend(bytes(more))
+        if shelf not in self._shelves:
+            self._shelves.append(shelf)
+            self._heaps.append({})
+            self._held.append({})
+        index, dataset = self._shelves.index(shelf), self.numbers.dataset(number)
+        if not self._files[number]:
+            self._held[index][dataset] = self._held[index].get(dataset, 0) + 1
+        self._files[number] = file_id
+        self._shelf_of[number] = index
+        self._push(index, dataset, number, self.due(number))
+
+    def set_aside(self, number: int) -> None:
+        """An object that cannot be dropped now stands last in line, until it is used again."""
+        self._push(self._shelf_of[number], self.numbers.dataset(number), number, self._now)
+
+    def unfollow(self, dataset: Dataset) -> None:
+        """Nobody announces anything of a data set any more."""
+        self.datasets.discard(dataset)
+        for heaps, held in zip(self._heaps, self._held, strict=True):
+            for entry in heaps.pop(dataset, ()):
+                self._files[entry & 0xFFFFFFFF] = 0
+            held.pop(dataset, None)
+
+    def release(self, number: int, file_id: int) -> None:
+        """An object is not cached any more, in that file."""
+        if self.file_id(number) == file_id:
+            self._files[number] = 0
+            self._held[self._shelf_of[number]][self.numbers.dataset(number)] -= 1
+
+    def file_id(self, number: int) -> int:
+        """The cache file of an object; 0 if it has none."""
+        return self._files[number] if number < len(self._files) else 0
+
+    def pop(self, shelf: object, datasets: Sequence[Dataset], than: int) -> int | None:
+        """The cached object of these data sets that is needed last, if that is after `than`; it stands in line no more.
+
+        The caller releases it, or sets it aside.
+        """
+        if shelf not in self._shelves:
+            return None
+        index = self._shelves.index(shelf)
+        heaps = self._heaps[index]
+        while True:
+            tops = [(heap[0], dataset) for dataset in datasets if (heap := self._top(index, dataset))]
+            if not tops:
+                return None
+            entry, dataset = min(tops)
+            number, due = entry & 0xFFFFFFFF, NEVER - (entry >> 32)
+            fresh = self.due(number)
+            if fresh < due:  # it was reckoned before more was known
+                heappop(heaps[dataset])
+                self._push(index, dataset, number, fresh)
+                continue
+            if fresh <= than:
+                return None
+            heappop(heaps[dataset])
+            return number
+
+    def _top(self, shelf: int, dataset: Dataset) -> list[int]:
+        """The heap of a data set, with an entry at its top that is true."""
+        heap = self._heaps[shelf].get(dataset, [])
+        while heap:
+            number = heap[0] & 0xFFFFFFFF
+            if self._files[number] and self._shelf_of[number] == shelf and self._due[number] == NEVER - (heap[0] >> 32):
+                break
+            heappop(heap)
+        return heap
+
+    def _moved(self, number: int) -> None:
+        """When an object is due has changed."""
+        if self.file_id(number):
+            due = self.due(number)
+            if due != self._due[number]:
+                self._push(self._shelf_of[number], self.numbers.dataset(number), number, due)
+
+    def _push(self, shelf: int, dataset: Dataset, number: int, due: int) -> None:
+        self._due[number] = due
+        heap = self._heaps[shelf].setdefault(dataset, [])
+        heappush(heap, (NEVER - due) << 32 | number)
+        if len(heap) > 2 * self._held[shelf][dataset] + 1_024:
+            self._renew(shelf, dataset)
+
+    def _renew(self, shelf: int, dataset: Dataset) -> None:
+        """Reckon anew when everything of a data set is due."""
+        entries = []
+        for number in {entry & 0xFFFFFFFF for entry in self._heaps[shelf][dataset]}:
+            if self._files[number] and self._shelf_of[number] == shelf:
+                self._due[number] = due = self.due(number)
+                entries.append((NEVER - due) << 32 | number)
+        heapify(entries)
+        self._heaps[shelf][dataset] = entries

@@ -1,0 +1,244 @@
+"""What each call of a program means: names, and files that are open by handle.
+
+*Callers*: the server, one task per call, on the loop.  *Locks*: none.  *Awaits*: the file system.
+*Invariants*: a handle is of one version, or of what is being written; what a call opened is in its session, or closed.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from forebay import paths
+from forebay.cache.pagefile import Descriptor
+from forebay.errors import Invalid, IsADirectory, NotFound, StaleVersion
+from forebay.frontends.local.format import FILES_MAX, PIECE_BYTES, Json
+from forebay.frontends.local.orders import Job, Orders
+from forebay.frontends.local.sessions import Session
+from forebay.types import Buffer
+from forebay.vfs.drafts import AnyFile, OpenDraft
+from forebay.vfs.entries import Entry, FileEntry
+from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.modes import touch
+
+ROWS = 2 * FILES_MAX  # entries of a listing in one frame
+
+LocalFolders = Callable[[], Iterable[tuple[str, str]]]  # where folders of the tree show on this machine: (local, tree)
+
+
+class Answer(NamedTuple):
+    """What a call gives."""
+
+    head: Json = {}  # noqa: RUF012 - never changed
+    data: Buffer = b""
+    files: Sequence[Descriptor] = ()
+
+
+class Caller(NamedTuple):
+    """Who calls."""
+
+    session: Session
+    pid: int
+    jobs: list[Job]  # of this connection; one at most
+
+
+Call = Callable[[Caller, Json, bytes], Awaitable[Answer]]
+LongCall = Callable[[Json], AsyncGenerator[list[Json], None]]
+
+
+class Calls:
+    """See the module."""
+
+    def __init__(self, fs: FileSystem, orders: Orders, local_folders: LocalFolders) -> None:
+        self._fs = fs
+        self._orders = orders
+        self._local_folders = local_folders
+        self.short: dict[str, Call] = {
+            "stat": self._stat,
+            "mkdir": self._mkdir,
+            "rmdir": self._rmdir,
+            "remove": self._remove,
+            "rename": self._rename,
+            "touch": self._touch,
+            "refresh": self._refresh,
+            "open": self._open,
+            "read": self._read,
+            "write": self._write,
+            "truncate": self._truncate,
+            "flush": self._flush,
+            "close": self._close,
+            "local_folders": self._tell_local_folders,
+            "job.open": self._open_job,
+            "job.announce": self._announce,
+            "job.advance": self._advance,
+            "job.close": self._close_job,
+        }
+        self.long: dict[str, LongCall] = {"list": self._list, "walk": self._walk}
+
+    # ------------------------------------------------------------------ names
+
+    async def _stat(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        return Answer(row_of(await self._fs.stat(_path(fields))))
+
+    async def _mkdir(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        await self._fs.mkdir(_path(fields), parents=bool(fields.get("parents")))
+        return Answer()
+
+    async def _rmdir(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        await self._fs.rmdir(_path(fields))
+        return Answer()
+
+    async def _remove(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        path, recursive = _path(fields), bool(fields.get("recursive"))
+        removed = await self._fs.remove(path, recursive=recursive)
+        await self._keep_folder(paths.split(path)[0], is_asked=recursive)
+        return Answer({"removed": removed})
+
+    async def _keep_folder(self, folder: str, *, is_asked: bool) -> None:
+        """A folder stays when the last of it goes; a local one, or one that lost a folder, may have gone along."""
+        mount = self._fs.tree.locate(folder).mount
+        if mount is None or not (is_asked or mount.store.capabilities.folders):
+            return
+        try:
+            await self._fs.stat(folder)
+        except NotFound:
+            await self._fs.mkdir(folder, parents=True)
+
+    async def _rename(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        source, target = _path(fields, "source"), _path(fields, "target")
+        await self._fs.changes.rename(source, target, replace=bool(fields.get("replace")))
+        return Answer()
+
+    async def _touch(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        await touch(self._fs, _path(fields), mtime_ns=None)
+        return Answer()
+
+    async def _refresh(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        await self._fs.refresh(_path(fields))
+        return Answer()
+
+    async def _list(self, fields: Json) -> AsyncGenerator[list[Json], None]:
+        listing = await self._fs.open_folder(_path(fields))
+        async for some in listing.batches(ROWS):
+            yield [row_of(entry) for _, entry in some]
+
+    async def _walk(self, fields: Json) -> AsyncGenerator[list[Json], None]:
+        async for files in self._fs.walk(_path(fields)):
+            for start in range(0, len(files), ROWS):
+                yield [row_of(file) for file in files[start : start + ROWS]]
+
+    async def _tell_local_folders(self, _: Caller, __: Json, ___: bytes) -> Answer:
+        return Answer({"folders": [list(pair) for pair in self._local_folders()]})
+
+    # ------------------------------------------------------------------ files
+
+    async def _file(self, path: str, version: object) -> FileEntry:
+        entry = await self._fs.stat(path)
+        if not isinstance(entry, FileEntry):
+            raise IsADirectory(f"{path} is a folder", path=path)
+        if version is not None and entry.version != version:
+            raise StaleVersion(f"{path} has changed since it was opened; open it again", path=path)
+        return entry
+
+    async def _open(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        path = _path(fields)
+        if fields.get("writes"):
+            return self._opened(caller, await self._open_to_write(path, fields), append=bool(fields.get("append")))
+        return self._opened(caller, self._fs.open(await self._file(path, fields.get("version"))), append=False)
+
+    async def _open_to_write(self, path: str, fields: Json) -> OpenDraft:
+        truncates, exclusive = bool(fields.get("truncates")), bool(fields.get("exclusive"))
+        if fields.get("creates"):
+            await self._fs.writer.check_target(path, overwrite=not exclusive)
+            return await self._fs.changes.create(path, None, exclusive=exclusive, truncate=truncates)
+        return await self._fs.changes.open(await self._file(path, None), truncate=truncates)
+
+    def _opened(self, caller: Caller, file: AnyFile, *, append: bool) -> Answer:
+        try:
+            if isinstance(file, OpenDraft) and file.is_writer:
+                local = file.opened_again(os.O_RDWR | (os.O_APPEND if append else 0))
+            else:
+                local = file.reader()
+        except BaseException:
+            file.close()
+            raise
+        head = row_of(file.entry) | {"handle": caller.session.add(file)}
+        return Answer(head, files=() if local is None else (local,))
+
+    async def _read(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        """Bytes of a file that is not whole here; with a descriptor once it is."""
+        file, offset, size = caller.session.file(fields.get("handle")), _whole(fields, "offset"), _whole(fields, "size")
+        data = await file.read(offset, min(size, PIECE_BYTES))
+        local = file.reader() if not isinstance(file, OpenDraft) else None
+        return Answer(data=data, files=() if local is None else (local,))
+
+    async def _write(self, caller: Caller, fields: Json, data: bytes) -> Answer:
+        """Bytes into a file of which not all is here; all others are written by their descriptor."""
+        content = caller.session.draft(fields.get("handle")).draft.content
+        offset = content.size() if fields.get("append") else _whole(fields, "offset")
+        await self._fs.uploader.pool(content.write, offset, data)
+        return Answer({"offset": offset})
+
+    async def _truncate(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        caller.session.draft(fields.get("handle")).draft.content.truncate(_whole(fields, "size"))
+        return Answer()
+
+    async def _flush(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        await self._fs.uploader.flush(caller.session.draft(fields.get("handle")).draft)
+        return Answer()
+
+    async def _close(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        caller.session.close(fields.get("handle"))
+        return Answer()
+
+    # ------------------------------------------------------------------ announced orders
+
+    async def _open_job(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        if caller.jobs:
+            raise Invalid("this connection has a job already")
+        caller.jobs.append(self._orders.open_job(_text(fields, "name"), caller.pid))
+        return Answer()
+
+    async def _announce(self, caller: Caller, fields: Json, data: bytes) -> Answer:
+        wanted = data.decode("utf-8", "surrogateescape").split("\0") if data else []
+        self._job(caller).announce([paths.normalize(path) for path in wanted])
+        return Answer()
+
+    async def _advance(self, caller: Caller, fields: Json, _: bytes) -> Answer:
+        self._job(caller).advance(_whole(fields, "count"))
+        return Answer()
+
+    async def _close_job(self, caller: Caller, _: Json, __: bytes) -> Answer:
+        self._job(caller).close()
+        caller.jobs.clear()
+        return Answer()
+
+    def _job(self, caller: Caller) -> Job:
+        if not caller.jobs:
+            raise Invalid("this connection has no job")
+        return caller.jobs[0]
+
+
+def row_of(entry: Entry) -> Json:
+    """A file or folder as programs see it."""
+    common = {"path": entry.path, "mtime_ns": entry.mtime_ns, "mode": entry.posix and entry.posix.mode}
+    if isinstance(entry, FileEntry):
+        return common | {"type": "file", "size": entry.size, "version": entry.version}
+    return common | {"type": "directory", "size": 0, "version": None}
+
+
+def _path(fields: Json, name: str = "path") -> str:
+    return paths.normalize(_text(fields, name))
+
+
+def _text(fields: Json, name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise Invalid(f"the call needs the text {name!r}")
+    return value
+
+
+def _whole(fields: Json, name: str) -> int:
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Invalid(f"the call's {name!r} must be a whole number, 0 or more")
+    return value

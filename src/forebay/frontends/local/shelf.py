@@ -1,0 +1,135 @@
+"""Complete cache files that programs read by descriptor: one descriptor for each path, kept from open to open.
+
+The next epoch's read of the same file then costs the daemon no search, no system call and no object.  What a path shows
+is believed here as long as a lookup promised, and not after the file system tells of a change; then it is looked up
+again.  What is kept is not open: the cache may evict it, and says so.  When there are too many, those not opened for
+longest go first.
+
+*Callers*: batches, on the loop.  *Locks*: none; nothing here waits.  *Invariant*: an entry that is given is what a
+lookup would give now.
+"""
+
+import resource
+from typing import NamedTuple
+
+from forebay.cache.pagefile import Descriptor
+from forebay.vfs.drafts import AnyFile
+from forebay.vfs.entries import FileEntry, Found
+from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.openfile import OpenFile
+
+KEPT_MAX = 20_000  # about 2 KB each, in the kernel and here; as many as `cache.LIVE_MAX`
+SHARE_OF_OPEN_FILES = 4  # kept descriptors take a fourth of what the process may have open
+
+
+class Opened(NamedTuple):
+    """A file that is open now, and how a program reads it."""
+
+    file: AnyFile  # closed by whoever asked
+    descriptor: Descriptor
+    size: int
+
+
+class _Kept:
+    """`opened.file` is closed, save while programs read it."""
+
+    __slots__ = ("entry", "opened", "turn", "until", "was_opened")
+
+    def __init__(self, entry: FileEntry, opened: Opened, until: float, turn: int) -> None:
+        self.entry = entry
+        self.opened = opened
+        self.until = until  # believed, by the monotonic clock
+        self.turn = turn  # of changes that were told, when it was looked up
+        self.was_opened = False  # since it was last looked at for eviction
+
+
+class Shelf:
+    """See the module."""
+
+    def __init__(self, fs: FileSystem) -> None:
+        self._fs = fs
+        self._kept: dict[str, _Kept] = {}
+        self._paths_of: dict[int, list[str]] = {}  # by local id: two mounts may show one object
+        self._turn = 0
+        self._most = min(KEPT_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE_OF_OPEN_FILES)
+        fs.on_change.append(self._changed)
+        fs.cache.on_drop.append(self._dropped)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def open(self, path: str, now: float) -> Opened | None:
+        """Open the file at a path if memory knows it and all of it is cached; `now` by the monotonic clock."""
+        kept = self._kept.get(path)
+        if kept is not None:
+            is_current = kept.turn == self._turn and now < kept.until
+            if (is_current or self._is_same(kept, path, now)) and kept.opened.file.reopen():
+                kept.was_opened = True
+                return kept.opened
+            self._forget(path)
+        found = self._peek(path)
+        if found is None or not isinstance(found.entry, FileEntry):
+            return None
+        return self._open_new(path, found, found.entry, now)
+
+    def open_entry(self, entry: FileEntry) -> Opened | None:
+        """Open what an entry's path shows now, if all of it is cached; it is not kept."""
+        file = self._fs.open(entry)
+        descriptor = file.reader()
+        if descriptor is None:
+            file.close()
+            return None
+        return Opened(file, descriptor, file.entry.size)
+
+    def _peek(self, path: str) -> Found | None:
+        # Not `normalize`, which costs as much as all else: a path in another form is not known, and looked up later.
+        folder, _, name = path.rpartition("/")
+        return self._fs.peek(folder or "/", name)
+
+    def _is_same(self, kept: _Kept, path: str, now: float) -> bool:
+        found = self._peek(path)
+        if found is None or found.entry != kept.entry:
+            return False
+        kept.until, kept.turn = now + found.ttl_s, self._turn
+        return True
+
+    def _open_new(self, path: str, found: Found, entry: FileEntry, now: float) -> Opened | None:
+        opened = self.open_entry(entry)
+        if opened is not None and isinstance(opened.file, OpenFile) and found.ttl_s > 0:
+            self._kept[path] = _Kept(entry, opened, now + found.ttl_s, self._turn)
+            self._paths_of.setdefault(opened.file.local_id, []).append(path)
+            if len(self._kept) > self._most:
+                self._forget_oldest()
+        return opened
+
+    # ------------------------------------------------------------------ what goes
+
+    def _changed(self, path: str, below: bool) -> None:
+        """See `FileSystem.on_change`."""
+        if below:
+            self._turn += 1
+        elif path in self._kept:
+            self._kept[path].turn = -1
+
+    def _dropped(self, local_id: int) -> None:
+        """See `Cache.on_drop`."""
+        for path in list(self._paths_of.get(local_id, ())):
+            self._forget(path)
+
+    def _forget(self, path: str) -> None:
+        kept = self._kept.pop(path)
+        paths = self._paths_of[kept.opened.file.local_id]
+        paths.remove(path)
+        if not paths:
+            del self._paths_of[kept.opened.file.local_id]
+
+    def _forget_oldest(self) -> None:
+        # The second chance: an order that every open changes would cost each of them.
+        for _ in range(2 * len(self._kept)):
+            path = next(iter(self._kept))
+            kept = self._kept[path]
+            if not kept.was_opened:
+                self._forget(path)
+                return
+            kept.was_opened = False
+            self._kept[path] = self._kept.pop(path)

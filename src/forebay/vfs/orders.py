@@ -1,0 +1,391 @@
+"""Announced orders: what jobs will read, fetched ahead in that order, and kept by when it is read next.
+
+A job is a training process that tells the order of its samples, an epoch or several at a time, and how far it is.
+What comes next is fetched ahead, in order, within a window that grows only while readers have to wait; the cache evicts
+by Belady's MIN over all jobs (`forebay.cache.coming`).  Nothing is fetched that no job announced and no reader asked
+for: the folder prefetch is off where an order is known.
+
+*Callers*: the admin API and the file system, on the loop.  *Awaits*: names, the cache.  *Invariants*: one runner per
+job; a job ends with its process; what is held in memory for all jobs together is at most half of what is held of
+uncached pages at all.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Protocol
+
+import structlog
+
+from forebay import paths
+from forebay.cache.cache import Cache
+from forebay.cache.cachedfile import CachedFile, Source
+from forebay.cache.coming import BEHIND_MAX, Coming, Order
+from forebay.cache.numbers import Place
+from forebay.cache.policy import Dataset
+from forebay.cache.readahead import Window
+from forebay.errors import Busy, FsError, Invalid, NoSpace
+from forebay.types import ByteRange
+from forebay.units import MIB
+from forebay.vfs.drafts import is_draft
+from forebay.vfs.entries import Entry, FileEntry, Found, Mount
+from forebay.vfs.prefetch import Prefetcher
+from forebay.vfs.tree import Tree
+
+log = structlog.get_logger()
+
+ANNOUNCED_MAX = 16_000_000
+"""Samples that all jobs together may have announced and not read: ten epochs of ImageNet, 260 MB."""
+LOOK_UP = 64  # samples that the cache is asked for at a time
+NAMES_MAX = 64  # names asked of the store at a time
+UNSEEN_BEHIND = 128  # of a job whose opens are not seen, samples handed out that may not have been read
+
+
+class Host(Protocol):
+    """What orders ask of the file system."""
+
+    tree: Tree
+    cache: Cache
+    prefetcher: Prefetcher
+
+    def peek(self, folder: str, name: str) -> Found | None:
+        """A lookup from memory."""
+        ...
+
+    async def stat(self, path: str) -> Entry:
+        """The entry at a path."""
+        ...
+
+    def dataset(self, mount: Mount, key: str) -> Dataset:
+        """On whose account a key is cached."""
+        ...
+
+    def source(self, entry: FileEntry) -> Source:
+        """Where the cache finds an entry's bytes."""
+        ...
+
+    def look_up(self, entries: Sequence[FileEntry]) -> None:
+        """Have the cache look for files that will be opened soon, all at once."""
+        ...
+
+    def is_cached(self, entry: FileEntry) -> bool:
+        """Is the whole file in the cache?"""
+        ...
+
+
+class Orders:
+    """See the module."""
+
+    def __init__(self, host: Host, *, window_max: int, memory_bytes: int) -> None:
+        self.host = host
+        self.jobs: dict[Order, Job] = {}
+        self.window_max = window_max
+        self.memory_left = memory_bytes  # for what the cache does not admit
+        self.files_ahead = 0  # fetched before a reader came
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def coming(self) -> Coming:
+        """What is known of all jobs."""
+        return self.host.cache.room.coming
+
+    def open_job(self, name: str, pid: int) -> "Job":
+        """A job begins; it ends with `Job.close`, or with its process.
+
+        Args:
+            pid: the process, as this one sees it; 0 if it cannot be seen.
+
+        Raises:
+            Invalid: there is no such process.
+        """
+        watch = -1
+        if pid:
+            try:
+                watch = os.pidfd_open(pid)
+            except OSError as error:
+                raise Invalid(f"there is no process {pid} that could announce what it reads") from error
+        job = Job(self, name, watch)
+        if watch >= 0:
+            asyncio.get_running_loop().add_reader(watch, job.close)
+        self.jobs[job.order] = job
+        self.coming.add(job.order)
+        log.info("job.opened", job=name, pid=pid)
+        return job
+
+    def ended(self, job: "Job") -> None:
+        """A job was closed: forget what it announced."""
+        del self.jobs[job.order]
+        if not self.jobs:
+            self.host.cache.room.forget_orders()
+            return
+        self.coming.remove(job.order)
+        others = set[Dataset]().union(*(other.datasets for other in self.jobs.values()))
+        for dataset in job.datasets - others:
+            self.coming.unfollow(dataset)
+
+    def numbers(self, names: Sequence[str], datasets: dict[Dataset, str]) -> list[int]:
+        """The numbers of announced paths; their data sets, and where the tree shows them, are added to `datasets`.
+
+        Raises:
+            Invalid: a path is in no mount.
+        """
+        places: dict[str, tuple[int, str]] = {}
+        numbers = self.coming.numbers
+        found = []
+        for path in names:
+            folder, name = paths.split(path)
+            known = places.get(folder)
+            if known is None:
+                mount, prefix = self.host.tree.folder_place(folder)
+                if mount is None:
+                    raise Invalid(f"{path} is in no mount, so it cannot be announced", path=path)
+                above, _, start = prefix.rpartition("/")  # of a shared prefix, names begin with its end
+                dataset = self.host.dataset(mount, prefix + name)
+                datasets[dataset] = paths.join(mount.path, dataset.folder) if dataset.folder else mount.path
+                place = Place(mount.store.location, above, dataset, folder, len(start))
+                known = places[folder] = numbers.place(place), start
+            found.append(numbers.add(known[0], known[1] + name))
+        return found
+
+    def follow(self, dataset: Dataset, path: str) -> None:
+        """From now on a data set is fetched and kept by announced orders."""
+        if dataset not in self.coming.datasets:
+            self.coming.datasets.add(dataset)
+            self.spawn(self._follow(dataset, path))
+
+    async def _follow(self, dataset: Dataset, path: str) -> None:
+        await self.host.prefetcher.forget(path)
+        await self.host.cache.room.follow(dataset)
+
+    def opened(self, file: CachedFile) -> bool:
+        """A reader opened a file; is its data set announced?"""
+        coming, source = self.coming, file.source
+        if source.dataset not in coming.datasets:
+            return False
+        number = coming.numbers.find(source.store.location, source.key)
+        if number is not None and (found := coming.used(number)) is not None:
+            order, position = found
+            self.jobs[order].opened(position, file)
+        return True
+
+    def covers(self, entry: FileEntry) -> bool:
+        """Is that file's data set announced?"""
+        return bool(self.jobs) and self.host.dataset(entry.mount, entry.key) in self.coming.datasets
+
+    @property
+    def is_busy(self) -> bool:
+        """Is anything looked for or fetched ahead?"""
+        return bool(self._tasks)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Work that ends with this object."""
+        task = asyncio.create_task(work, name="orders")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Forget every job."""
+        for job in list(self.jobs.values()):
+            job.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Job:
+    """One job: what it announced, and what is fetched ahead for it."""
+
+    def __init__(self, orders: Orders, name: str, watch: int) -> None:
+        self.name = name
+        self.order = Order()
+        self.datasets: set[Dataset] = set()
+        self._orders = orders
+        self._watch = watch  # a descriptor that tells the end of the process; -1 without
+        self._window = Window(orders.window_max)
+        self._ahead: dict[int, int] = {}  # by position: bytes that are here or on their way, and not opened yet
+        self._ahead_bytes = 0
+        self._names_asked = 0
+        self._typical_bytes = MIB  # of a file whose size is not known yet
+        self._told = 0  # so many samples were handed out, as it says
+        self._kept: dict[int, CachedFile] = {}  # by position: those held in memory
+        self._fetches: set[asyncio.Task[None]] = set()
+        self._sees_opens = False
+        self._is_closed = False
+        self._runner: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ what the job tells
+
+    def announce(self, names: Sequence[str]) -> None:
+        """The job will read these virtual paths, in this order, after what it has announced before.
+
+        Raises:
+            Invalid: a path is in no mount.
+            Busy: more is announced than can be held; announce the rest when some of it has been read.
+        """
+        orders, coming = self._orders, self._orders.coming
+        unread = sum(order.end - order.at for order in orders.jobs)
+        if unread + len(names) > ANNOUNCED_MAX:
+            message = f"{unread:,} samples are announced and not read; announce more when some of them have been"
+            raise Busy(message)
+        datasets: dict[Dataset, str] = {}
+        numbers = orders.numbers(names, datasets)
+        for dataset, path in datasets.items():
+            self.datasets.add(dataset)
+            orders.follow(dataset, path)
+        coming.announce(self.order, numbers)
+        self._go_on()
+
+    def advance(self, count: int) -> None:
+        """The next `count` samples have been handed to the loader."""
+        behind = BEHIND_MAX if self._sees_opens else UNSEEN_BEHIND
+        self._told = min(self._told + count, self.order.end)
+        position = max(self._told, self.order.at)  # its opens may be seen before it tells
+        self._orders.coming.advance(self.order, position, behind=behind)
+        for passed in list(self._ahead):  # in the order of positions, nearly
+            if passed >= position - behind:
+                break
+            self._leave(passed)
+        self._go_on()
+
+    def close(self) -> None:
+        """Forget the job; what is cached stays."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._watch >= 0:
+            asyncio.get_running_loop().remove_reader(self._watch)
+            os.close(self._watch)
+        for task in [*self._fetches, *([self._runner] if self._runner else [])]:
+            task.cancel()
+        for position in list(self._ahead):
+            self._leave(position)
+        self._orders.ended(self)
+        log.info("job.closed", job=self.name, samples=self.order.at)
+
+    # ------------------------------------------------------------------ what is seen of it
+
+    def opened(self, position: int, file: CachedFile) -> None:
+        """A sample was opened."""
+        order = self.order
+        self._sees_opens = True
+        self._window.read(file.source.size, late=not file.is_here)
+        self._leave(position)
+        if position >= order.at:  # it does not tell how far it is, or tells it later
+            self._orders.coming.advance(order, position + 1)
+        self._go_on()
+
+    def _leave(self, position: int) -> None:
+        """A sample need not be held for the job any more."""
+        self._ahead_bytes -= self._ahead.pop(position, 0)
+        file = self._kept.pop(position, None)
+        if file is not None:
+            file.keepers -= 1
+            if not file.keepers:
+                self._orders.memory_left += file.source.size
+            file.release()
+
+    # ------------------------------------------------------------------ fetching ahead
+
+    @property
+    def _has_room(self) -> bool:
+        coming_bytes = self._ahead_bytes + self._names_asked * self._typical_bytes
+        return coming_bytes < self._window.size and self._names_asked < NAMES_MAX
+
+    def _go_on(self) -> None:
+        is_idle = self._runner is None or self._runner.done()
+        is_low = 4 * self._ahead_bytes <= 3 * self._window.size  # many samples at a time cost less
+        if is_idle and is_low and self.order.ahead < self.order.end and not self._is_closed:
+            self._runner = self._orders.spawn(self._run())
+
+    async def _run(self) -> None:
+        order = self.order
+        while order.ahead < order.end and self._has_room:
+            stop = min(order.end, order.ahead + LOOK_UP)
+            known: list[tuple[int, FileEntry]] = []
+            while order.ahead < stop and self._has_room:
+                position = order.ahead = max(order.ahead, order.floor)
+                if position >= order.end:
+                    break
+                order.ahead += 1
+                if not order.is_used(position) and (entry := self._peek(position)) is not None:
+                    known.append((position, entry))
+                    self._count(position, entry.size)
+            self._orders.host.look_up([entry for _, entry in known])
+            for position, entry in known:
+                self._fetch(position, entry)
+            await asyncio.sleep(0)  # readers go first
+
+    def _peek(self, position: int) -> FileEntry | None:
+        """The file at a position, if its name is known; else that is asked for, and the fetch follows."""
+        path = self._orders.coming.numbers.path(self.order.number(position))
+        found = self._orders.host.peek(*paths.split(path))
+        if found is None:
+            self._names_asked += 1
+            self._spawn(self._ask(position, path), self._asked)
+            return None
+        return found.entry if isinstance(found.entry, FileEntry) else None
+
+    def _asked(self) -> None:
+        self._names_asked -= 1
+        self._go_on()
+
+    async def _ask(self, position: int, path: str) -> None:
+        try:
+            entry = await self._orders.host.stat(path)
+        except FsError as error:
+            log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
+            return
+        if isinstance(entry, FileEntry) and not self.order.is_used(position):
+            self._count(position, entry.size)
+            self._fetch(position, entry)
+
+    def _count(self, position: int, size: int) -> None:
+        self._typical_bytes += (size - self._typical_bytes) // 4
+        self._ahead[position] = size
+        self._ahead_bytes += size
+
+    def _fetch(self, position: int, entry: FileEntry) -> None:
+        if entry.size and not is_draft(entry) and not self._orders.host.is_cached(entry):
+            self._spawn(self._bring(position, entry))
+
+    async def _bring(self, position: int, entry: FileEntry) -> None:
+        host = self._orders.host
+        file = host.cache.open(host.source(entry))
+        try:
+            if file.is_passing:
+                self._keep(position, file)
+            elif not file.complete:
+                await file.fetch_all(entry.mount.store)
+                self._orders.files_ahead += 1
+        except NoSpace:
+            self._keep(position, file)
+        except FsError as error:
+            log.debug("job.fetch_failed", job=self.name, path=entry.path, reason=str(error))
+        finally:
+            file.release()
+
+    def _keep(self, position: int, file: CachedFile) -> None:
+        """Hold a file that the cache does not admit in memory, if there is room, until it is opened."""
+        orders, size = self._orders, file.source.size
+        if self.order.is_used(position) or (not file.keepers and size > orders.memory_left):
+            return
+        if not file.keepers:
+            orders.memory_left -= size
+            orders.files_ahead += 1
+        file.keepers += 1
+        file.acquire()
+        self._kept[position] = file
+        file.fetch_ahead(ByteRange(0, size), file.source.store)
+
+    def _spawn(self, work: Coroutine[None, None, None], finish: Callable[[], None] | None = None) -> None:
+        task = self._orders.spawn(work)
+        self._fetches.add(task)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._fetches.discard(task)
+            if finish is not None:
+                finish()
+
+        task.add_done_callback(ended)
