@@ -10,7 +10,8 @@ are of its version, or an error.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
 
 import structlog
 
@@ -23,7 +24,7 @@ from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound
 from forebay.stores.registry import open_store
-from forebay.types import Buffer
+from forebay.types import Buffer, ByteRange
 from forebay.units import MIB
 from forebay.vfs.attributes import ATTRIBUTES_FILE, KeptAttributes
 from forebay.vfs.blocks import row_of
@@ -62,12 +63,17 @@ class FileSystem:
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self.monotonic = clock.monotonic
         self.kept = KeptAttributes(settings.home / ATTRIBUTES_FILE)
         self.tree = Tree(settings, control, clock, open_store, self.kept)
         self.cache = cache
         self.metadata = Metadata(settings, clock)
         self.prefetcher = Prefetcher(
-            clock, list_folder=self.open_folder, look_up=self.look_up, is_cached=self.is_cached, fetch=self.fetch
+            clock,
+            list_folder=self.open_folder,
+            look_up=self.look_up,
+            is_cached=self.is_cached,
+            fetch=partial(self.fetch, is_load=False),
         )
         self.on_change: list[Callable[[str, bool], None]] = []
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
@@ -142,7 +148,8 @@ class FileSystem:
             return Found(None, mount.ttl_s)
         if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
             return Found(None, mount.ttl_s)
-        return await self.metadata.lookup(mount, folder, prefix, name)
+        with mount.traffic.waits_for_name(self.monotonic):
+            return await self.metadata.lookup(mount, folder, prefix, name)
 
     async def stat(self, path: str) -> Entry:
         """The entry at a normal path.
@@ -229,18 +236,20 @@ class FileSystem:
     def source(self, entry: FileEntry) -> Source:
         """Where the cache finds an entry's bytes."""
         mount = entry.mount
-        dataset = Dataset(f"{mount.store.location}/{mount.prefix}", top_folder(mount, entry.key))
+        dataset = Dataset(mount.place, top_folder(mount, entry.key))
         policy = mount.settings.policy or self._settings.cache_policy
-        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy)
+        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy, mount.traffic)
 
     def open_version(self, entry: FileEntry) -> OpenFile:
         """Open one version in a store for reading; no I/O.  The caller closes it."""
         file = self.cache.open(self.source(entry))
         entry.mount.open_files += 1
+        traffic = entry.mount.traffic
         if file.complete:
-            self.cache.traffic.hits += 1
+            traffic.hits += 1
         else:
-            self.cache.traffic.misses += 1
+            traffic.misses += 1
+        traffic.opened.add((entry.key, entry.version), entry.size)
         if self._settings.prefetch:
             self.prefetcher.opened(entry)
         return OpenFile(self, entry, file)
@@ -285,7 +294,6 @@ class FileSystem:
         if not self.cache.reopen(file, local_id):
             return False
         entry.mount.open_files += 1
-        self.cache.traffic.hits += 1
         if self.prefetcher.is_running:
             self.prefetcher.opened(entry)
         return True
@@ -301,10 +309,6 @@ class FileSystem:
         self.metadata.doubt(folder, name)
         self.tell(entry.path, below=False)
 
-    def bytes_from_cache(self, size: int) -> None:
-        """Count bytes answered from the cache (openfile.Host)."""
-        self.cache.traffic.bytes_from_cache += size
-
     def look_up(self, entries: Iterable[FileEntry]) -> None:
         """Have the cache look for files that will be opened soon, all at once."""
         self.cache.look_up(self.source(entry) for entry in entries if entry.size)
@@ -317,8 +321,8 @@ class FileSystem:
         """Bytes of this version in the cache."""
         return entry.size if is_draft(entry) else self.cache.residency(self.source(entry))
 
-    async def fetch(self, entry: FileEntry) -> None:
-        """Bring one file into the cache, if it is not there.
+    async def fetch(self, entry: FileEntry, *, is_load: bool = True) -> None:
+        """Bring one file into the cache, if it is not there; `is_load` if nobody is about to read it.
 
         Raises:
             NoSpace: the cache does not admit it.
@@ -329,9 +333,13 @@ class FileSystem:
         file = self.cache.open(self.source(entry))
         try:
             if not file.complete:
-                await file.fetch_all(entry.mount.store)
+                await file.fetch_all(entry.mount.store, is_load=is_load)
         finally:
             file.release()
+
+    def stream_past_cache(self, entry: FileEntry, span: ByteRange) -> AsyncGenerator[Buffer, None]:
+        """The bytes of a version as its store has them; see `Cache.stream_past`."""
+        return self.cache.stream_past(self.source(entry), span)
 
     def load(self, path: str, *, parallel: int | None = None) -> AsyncIterator[LoadEvent]:
         """Bring everything below a path into the cache; see `forebay.vfs.load.load`."""
@@ -504,8 +512,8 @@ class FileSystem:
     def counters(self) -> dict[str, int]:
         """What has happened since the start; every number only grows."""
         return {
+            **self.tree.ledger.counts(),
             **self.cache.counters(),
-            "files_prefetched": self.prefetcher.files_fetched,
             "metadata_requests": self.metadata.store_requests,
             "names_known": len(self.metadata.folders),
         }
