@@ -27,7 +27,13 @@ DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION, STORES, 
 PROOF = re.compile(r"`((?:tests|src)/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-UNITS = {"home": "folder", "cache_dirs": "folders, sizes", "cache_reserve": "share of a disk", "prefetch": "switch"}
+UNITS = {
+    "home": "folder",
+    "cache_dirs": "folders, sizes",
+    "cache_reserve": "share of a disk",
+    "prefetch": "switch",
+    "metrics_port": "port",
+}
 SHELL_WORDS = re.compile(r"[|;&<>]+")
 
 

@@ -247,7 +247,7 @@ def test_a_client_that_goes_away_ends_its_load(client: Client, mounted: Path) ->
         (mounted / f"{number:04}").write_bytes(b"x")
     events = client.stream("POST", "/v1/fs/load", {"path": "/data", "parallel": 1})
     next(events)
-    events.close()  # type: ignore[attr-defined]
+    events.close()
 
     def loaded() -> int:
         return int(client.call("GET", "/v1/fs/df")[0]["files"])

@@ -290,7 +290,7 @@ class ReadingMachine(RuleBasedStateMachine):
         opens = sum(file.opens for file in cache._live.values())
         assert opens == len(self.opened)
         assert cache.passing.bytes <= 8 * MIB
-        assert all(throttle.requests == throttle.bytes == 0 for throttle in cache._throttles.values())
+        assert all(throttle.requests == throttle.bytes == 0 for throttle in cache.throttles.values())
 
     def _check_pages(self, file: CachedFile) -> None:
         if file.stored.residency.mask:

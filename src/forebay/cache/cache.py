@@ -12,16 +12,15 @@ import os
 import sqlite3
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import NamedTuple
 
 import structlog
 
-from forebay.cache.cachedfile import CachedFile, Source, Traffic
+from forebay.cache.cachedfile import CachedFile, Source
 from forebay.cache.disk import CacheDisk, DiskUse
-from forebay.cache.flights import Route
+from forebay.cache.flights import Route, stream
 from forebay.cache.index import Row
 from forebay.cache.pagefile import PageFile
 from forebay.cache.pages import Residency, page_count
@@ -32,6 +31,7 @@ from forebay.cache.throttle import Throttle
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.stores.base import Store
+from forebay.types import Buffer, ByteRange
 
 log = structlog.get_logger()
 
@@ -68,7 +68,8 @@ class Cache:
         """
         self._settings = settings
         self._clock = clock
-        self.traffic = Traffic()
+        self.monotonic = clock.monotonic
+        self.files_evicted = self.bytes_evicted = self.pages_dropped_corrupt = 0  # since the start
         self.readahead_bytes = settings.readahead_bytes
         self.passing = PassingPool(settings.memory_bytes // 2)
         self.disks = [
@@ -76,13 +77,13 @@ class Cache:
         ]
         self.on_drop: list[Callable[[int], None]] = []  # told the id of each file that is deleted
         self.pins: list[Pin] = []
+        self.throttles: dict[str, Throttle] = {}  # by location
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="disk")
         self._live: OrderedDict[Name, CachedFile] = OrderedDict()
         self._dirty: set[CachedFile] = set()
         self._saving: set[CachedFile] = set()  # not to be dropped: its row is being written
         self._unsaved: dict[int, CachedFile] = {}  # by id: those that the index does not know at all
         self._save_lock = asyncio.Lock()
-        self._throttles: dict[str, Throttle] = {}
         self.room = Room(self, clock)
         now = clock.monotonic()
         self._read_at = self.room.read_at
@@ -383,13 +384,28 @@ class Cache:
 
     def route(self, file: CachedFile, store: Store) -> Route:
         """How to fetch: the store, its throttle, the disk and its pool, the deadline."""
-        throttle = self._throttles.get(store.location)
+        source, deadline_s = file.source, self._settings.store_deadline_s
+        return Route(store, source.key, source.version, self.throttle(store), file.disk, self._pool, deadline_s)
+
+    def throttle(self, store: Store) -> Throttle:
+        """What bounds the requests to a store."""
+        throttle = self.throttles.get(store.location)
         if throttle is None:
-            throttle = self._throttles[store.location] = Throttle(
+            throttle = self.throttles[store.location] = Throttle(
                 requests_max=self._settings.store_requests, bytes_max=self._settings.memory_bytes // 2
             )
-        source, deadline_s = file.source, self._settings.store_deadline_s
-        return Route(store, source.key, source.version, throttle, file.disk, self._pool, deadline_s)
+        return throttle
+
+    def stream_past(self, source: Source, span: ByteRange) -> AsyncGenerator[Buffer, None]:
+        """The bytes of `span` as the store has them, neither cached nor counted: for who measures the store.
+
+        Raises:
+            StaleVersion: the store has another version by now.
+            FsError: as the store says.
+        """
+        store, deadline_s = source.store, self._settings.store_deadline_s
+        route = Route(store, source.key, source.version, self.throttle(store), self.disks[0], self._pool, deadline_s)
+        return stream(route, span, source.size)
 
     def changed(self, file: CachedFile) -> None:
         """Save the file's residency with the next batch."""
@@ -455,8 +471,8 @@ class Cache:
     def evict(self, disk: CacheDisk, rows: Iterable[Row]) -> int:
         """Delete cache files; return their bytes."""
         files, freed = self._drop(disk, rows)
-        self.traffic.files_evicted += files
-        self.traffic.bytes_evicted += freed
+        self.files_evicted += files
+        self.bytes_evicted += freed
         return freed
 
     def _uncount(self, disk: CacheDisk, row: Row) -> None:
@@ -520,9 +536,17 @@ class Cache:
         """What each cache folder holds."""
         return [disk.use() for disk in self.disks]
 
+    def held_bytes(self, place: str) -> int:
+        """Bytes that are cached of a place, as its data sets name it."""
+        return sum(size for disk in self.disks for dataset, size in disk.bytes_of.items() if dataset.mount == place)
+
     def counters(self) -> dict[str, int]:
         """What the cache did since the start."""
-        return asdict(self.traffic)
+        return {
+            "files_evicted": self.files_evicted,
+            "bytes_evicted": self.bytes_evicted,
+            "pages_dropped_corrupt": self.pages_dropped_corrupt,
+        }
 
 
 def _is_sound(row: Row, source: Source) -> bool:

@@ -12,8 +12,7 @@ those of the pages present and of the admitted flights.
 
 import asyncio
 import errno
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -25,6 +24,7 @@ from forebay.cache.pages import PAGE_BYTES, Run, bits_of, bytes_of, page_count, 
 from forebay.cache.passing import PassingPages, PassingPool
 from forebay.cache.policy import Dataset
 from forebay.errors import Corrupt, FsError, NoSpace, TimedOut
+from forebay.observe.traffic import Traffic
 from forebay.stores.base import Store
 from forebay.types import Buffer, ByteRange
 from forebay.units import MIB
@@ -48,31 +48,17 @@ class Source(NamedTuple):
     version: str
     dataset: Dataset
     policy: str
+    traffic: Traffic  # of the mount that opened it last
     quota_bytes: int | None = None  # what its mount may hold in the cache
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What the cache did since the start; every number only grows."""
-
-    hits: int = 0  # files opened with all their bytes here
-    misses: int = 0
-    bytes_from_store: int = 0
-    bytes_from_cache: int = 0  # answered by us; passthrough reads go past us
-    flights: int = 0
-    flights_failed: int = 0
-    files_evicted: int = 0
-    bytes_evicted: int = 0
-    bytes_read_through: int = 0  # fetched, but not admitted
-    pages_dropped_corrupt: int = 0
 
 
 class Owner(Protocol):
     """What a cached file asks of its cache."""
 
-    traffic: Traffic
     readahead_bytes: int
     passing: PassingPool
+    monotonic: Callable[[], float]
+    pages_dropped_corrupt: int
 
     def route(self, file: "CachedFile", store: Store) -> Route:
         """How to fetch through one of the stores that show the file's location."""
@@ -117,6 +103,7 @@ class CachedFile:
         "source",
         "stored",
         "touch_at",
+        "unread",
         "used_at",
     )
 
@@ -133,6 +120,7 @@ class CachedFile:
         self._ends: list[asyncio.Future[None]] | None = None  # to be told of the next flight that ends
         self._reading: list[Run] | None = None
         self.opens = 0
+        self.unread = 0  # bytes that are here or on their way for readers, and have not been read
         self.used_at = 0  # seconds since 1970, coarse
         self.touch_at = 0.0  # when, by the monotonic clock, to look at `used_at` again
         self.keepers = 0  # who holds it in memory for a reader who will come soon
@@ -155,7 +143,7 @@ class CachedFile:
         return self._passing is not None
 
     @property
-    def is_here(self) -> bool:
+    def is_all_here(self) -> bool:
         """Are all bytes on the disk or in memory?"""
         return self.stored.complete or (self._passing is not None and self._passing.residency.complete)
 
@@ -211,6 +199,21 @@ class CachedFile:
         except OSError as error:
             self._lose(stored, error)
             return -1
+
+    def is_here(self, offset: int, length: int) -> bool:
+        """Can these bytes be had without the store?"""
+        run = pages_of(offset, min(length, self.source.size - offset), self.source.size)
+        return self.stored.has(run) or (self._passing is not None and self._passing.residency.has(run))
+
+    def count_read(self, traffic: Traffic, size: int) -> None:
+        """Count bytes that a reader got: as many as were fetched for readers and not read yet are from the store."""
+        fresh = min(size, self.unread)
+        self.unread -= fresh
+        traffic.read_from_store += fresh
+        if self._passing is None:
+            traffic.read_from_cache += size - fresh
+        else:
+            traffic.read_from_memory += size - fresh
 
     # ------------------------------------------------------------------ reading
 
@@ -341,8 +344,8 @@ class CachedFile:
             for part in split(wanted, PART_PAGES):
                 self._launch(part, store, background=True)
 
-    async def fetch_all(self, store: Store) -> None:
-        """Bring the whole file into the cache.
+    async def fetch_all(self, store: Store, *, is_load: bool = False) -> None:
+        """Bring the whole file into the cache; `is_load` if nobody is about to read it.
 
         Raises:
             NoSpace: the cache does not admit it.
@@ -353,7 +356,7 @@ class CachedFile:
             try:
                 for part in split(whole, PART_PAGES):
                     await self._verify(part)
-                await self._fetch_parts(whole, store)
+                await self._fetch_parts(whole, store, is_load=is_load)
                 break
             except _Again as again:
                 if attempt == ATTEMPTS - 1:
@@ -364,12 +367,12 @@ class CachedFile:
         if not self.complete:
             raise NoSpace(f"{self.source.key}: the cache is full of data that is in use")
 
-    async def _fetch_parts(self, whole: Run, store: Store) -> None:
+    async def _fetch_parts(self, whole: Run, store: Store, *, is_load: bool) -> None:
         while True:
             missing = self._missing(whole, on_disk=True)
             if missing and len(self._tasks or ()) < PARTS_MAX:
                 part = Run(missing[0].first, min(missing[0].stop, missing[0].first + PART_PAGES))
-                flight = self._begin(part, store, background=True, must=True)
+                flight = self._begin(part, store, background=True, must=True, is_load=is_load)
                 if part == whole:
                     await self._fly_here(flight)
                     return
@@ -386,13 +389,16 @@ class CachedFile:
     def _launch(self, run: Run, store: Store, *, background: bool) -> None:
         self._spawn(self._begin(run, store, background=background))
 
-    def _begin(self, run: Run, store: Store, *, background: bool, must: bool = False) -> Flight:
+    def _begin(self, run: Run, store: Store, *, background: bool, must: bool = False, is_load: bool = False) -> Flight:
         size = bytes_of(run, self.source.size)
         admitted = self._owner.admit(self, size)
         if must and not admitted:
             raise NoSpace("the cache is full of data that is in use; free some, or give it more room")
         flight = Flight(self.stored if admitted else self._memory(), run, store, background=background)
         flight.admitted = size if admitted else 0
+        if not is_load:  # now, since a small answer is read before it has landed
+            flight.unread = size
+            self.unread += size
         self.acquire()
         self._flights = self._flights or {}
         for page in range(*run):
@@ -423,7 +429,7 @@ class CachedFile:
             raise flight.error
 
     async def _fly(self, flight: Flight) -> None:
-        traffic = self._owner.traffic
+        traffic, began_s = self.source.traffic, self._owner.monotonic()
         traffic.flights += 1
         try:
             await flight.fly(self._owner.route(self, flight.store), self._landed)
@@ -431,16 +437,18 @@ class CachedFile:
             traffic.flights_failed += 1
             self._end(flight)  # before its waiters hear of it: they may ask again
             flight.fail(self._translated(flight, error))
+        traffic.flight_times.add(self._owner.monotonic() - began_s)
 
     def _landed(self, flight: Flight, run: Run) -> None:
-        size = bytes_of(run, self.source.size)
-        self._owner.traffic.bytes_from_store += size
+        size, traffic = bytes_of(run, self.source.size), self.source.traffic
+        traffic.bytes_from_store += size
+        flight.unread -= min(size, flight.unread)
         if flight.pages is self.stored:
             flight.admitted -= size
             self.stored.residency.add(run)
             self._owner.changed(self)
         elif isinstance(flight.pages, PassingPages):
-            self._owner.traffic.bytes_read_through += size
+            traffic.bytes_read_through += size
             flight.pages.landed(run)
         # else the cache file was lost meanwhile, and what is written in it
         self._forget(flight, run)
@@ -470,6 +478,8 @@ class CachedFile:
     def _end(self, flight: Flight) -> None:
         """What of a flight has not landed will not come: give its place back."""
         self._forget(flight, flight.run)
+        self.unread -= min(flight.unread, self.unread)
+        flight.unread = 0
         if flight.admitted:
             self.disk.take(self.source.dataset, -flight.admitted)
             flight.admitted = 0
@@ -533,7 +543,7 @@ class CachedFile:
             for page in wrong:
                 if stored.doubted & 1 << page:  # else another reader was quicker
                     self._discard(Run(page, page + 1))
-                    self._owner.traffic.pages_dropped_corrupt += 1
+                    self._owner.pages_dropped_corrupt += 1
             stored.doubted &= ~bits_of(part)
         self._owner.changed(self)
 
@@ -543,6 +553,7 @@ class CachedFile:
             return
         log.warning("cache.file_lost", key=self.source.key, file=stored.path, reason=str(error))
         self._discard(Run(0, page_count(self.source.size)))
+        self.unread = 0
         stored.abandon()
         self._owner.lost(self)
 

@@ -55,6 +55,7 @@ class Flight:
         "pages",
         "run",
         "store",
+        "unread",
     )
 
     def __init__(self, pages: Pages, run: Run, store: Store, *, background: bool) -> None:
@@ -64,6 +65,7 @@ class Flight:
         self.background = background
         self.is_given_up = False  # its task is cancelled for its sake
         self.admitted = 0  # bytes that are counted in on the disk, but have not landed
+        self.unread = 0  # bytes that readers will read, and that have not landed
         self.error: FsError | None = None  # None: under way, or landed whole
         self.data: memoryview | None = None  # the whole run, if it came in one piece
         self._landed = run.first  # pages before this one have landed
@@ -143,6 +145,22 @@ class Flight:
             if not waiter.done():
                 waiter.set_exception(error)
         self._waiters.clear()
+
+
+async def stream(route: Route, span: ByteRange, size: int) -> AsyncGenerator[Buffer, None]:
+    """The bytes of `span` of an object of `size` bytes, as they come, by one request; they land nowhere."""
+    async with route.throttle.slot(min(span.size, 2 * CHUNK_BYTES), background=False):
+        if span.size <= SINGLE_PAGES_MAX * PAGE_BYTES:
+            part = None if span.size == size else span
+            yield await _answer(route, route.store.get(route.key, part, version=route.version))
+            return
+        chunks = route.store.stream(route.key, span, version=route.version, chunk_bytes=CHUNK_BYTES)
+        try:
+            while (more := await _answer(route, anext(chunks, None))) is not None:
+                yield more
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
 
 
 async def _write(pool: Executor, writer: PageWriter, chunk: Buffer) -> None:

@@ -29,8 +29,18 @@ class Throttle:
         self._background: deque[tuple[asyncio.Future[None], int]] = deque()
 
     def __repr__(self) -> str:
-        waiting = len(self._readers) + len(self._background)
+        waiting = self.readers_waiting + self.background_waiting
         return f"<Throttle {self.requests} requests, {self.bytes} bytes, {waiting} waiting>"
+
+    @property
+    def readers_waiting(self) -> int:
+        """How many readers' requests wait for their turn."""
+        return len(self._readers)
+
+    @property
+    def background_waiting(self) -> int:
+        """How many requests of work ahead wait for their turn."""
+        return len(self._background)
 
     def slot(self, size: int, *, background: bool) -> "Slot":
         """Hold one request of `size` bytes (`async with`); wait for it if the bounds are reached."""

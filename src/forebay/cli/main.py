@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from forebay import __version__
-from forebay.cli import fs, fs_change, fs_content, fuse, service
+from forebay.cli import bench, fs, fs_change, fs_content, fuse, report, service, top
 from forebay.cli.output import describe_error, note, put
 from forebay.cli.session import Session, session_of
 from forebay.cli.words import Misuse
@@ -67,6 +67,9 @@ def build_app() -> typer.Typer:
         fs_app.registered_commands += part.app.registered_commands
     app.add_typer(fs_app, name="fs")
     app.add_typer(fuse.app, name="fuse")
+    app.add_typer(bench.app, name="bench")
+    top.add_command(app)
+    report.add_command(app)
     service.add_commands(app)
     return app
 

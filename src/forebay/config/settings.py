@@ -47,6 +47,8 @@ class Settings:
     order."""
     prefetch: bool = True
     """Fetch the rest of a folder in the background after a few misses in it."""
+    metrics_port: int = 0
+    """Port of 127.0.0.1 with metrics for Prometheus, at `/metrics`; 0 for none."""
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`, of `home/daemon.log`."""
 
@@ -67,6 +69,8 @@ class Settings:
             raise Invalid(f"metadata_entries must be at least 1, got {self.metadata_entries}")
         if self.readahead_bytes < 0:
             raise Invalid(f"readahead_bytes must be 0 or more, got {self.readahead_bytes}")
+        if not 0 <= self.metrics_port <= 65535:
+            raise Invalid(f"metrics_port must be a port, or 0 for no metrics, got {self.metrics_port}")
         if self.log_level not in LOG_LEVELS:
             raise Invalid(f"log_level must be one of {', '.join(LOG_LEVELS)}, got {self.log_level!r}")
 

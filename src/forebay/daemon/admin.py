@@ -22,6 +22,7 @@ from forebay.clock import Clock
 from forebay.config.load import to_flags
 from forebay.config.settings import Settings
 from forebay.daemon import home as names
+from forebay.daemon.activity import Activity, resident_bytes
 from forebay.daemon.listing import list_below, list_folder, usage
 from forebay.daemon.uploads import flush, upload_info
 from forebay.daemon.wire import (
@@ -39,8 +40,9 @@ from forebay.errors import Denied, FsError, IsADirectory, NotFound, Unavailable
 from forebay.frontends.fuse.mounts import FuseMounts
 from forebay.modes import ModeChange
 from forebay.observe.redact import Redactor
+from forebay.types import ByteRange
 from forebay.units import MIB
-from forebay.vfs.drafts import AnyFile
+from forebay.vfs.drafts import AnyFile, is_draft
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.load import LoadEvent
@@ -64,6 +66,7 @@ class Admin:
         self,
         fs: FileSystem,
         mounts: FuseMounts,
+        activity: Activity,
         settings: Settings,
         redactor: Redactor,
         clock: Clock,
@@ -71,6 +74,7 @@ class Admin:
     ) -> None:
         self._fs = fs
         self._mounts = mounts
+        self._activity = activity
         self._settings = settings
         self._redactor = redactor
         self._clock = clock
@@ -119,6 +123,8 @@ class Admin:
         simple: list[tuple[str, str, Simple]] = [
             ("GET", "status", self._status),
             ("POST", "stop", self._stop),
+            ("GET", "activity", self._activity.now),
+            ("GET", "activity/history", self._activity.history),
             ("POST", "fs/mkdir", lambda f: fs.mkdir(f.path(), parents=f.flag("parents"))),
             ("POST", "fs/rmdir", lambda f: fs.rmdir(f.path())),
             ("POST", "fs/mount", self._mount),
@@ -234,18 +240,16 @@ class Admin:
     # ------------------------------------------------------------------ the daemon
 
     async def _status(self, _: Fields) -> Json:
-        uses = self._fs.cache.use()
-        numbers = ("capacity_bytes", "used_bytes", "disk_free_bytes", "reserve_bytes", "files")
         return {
             "pid": os.getpid(),
             "version": __version__,
             "uptime_s": self._clock.monotonic() - self._started_at,
             "home": str(self._settings.home),
             "settings": to_flags(self._settings),
-            "rss_bytes": _resident_bytes(),
+            "rss_bytes": resident_bytes(),
             "mounts": len(self._fs.mounts),
             "fuse_mounts": len(self._mounts.infos()),
-            "cache": {name: sum(getattr(use, name) for use in uses) for name in numbers},
+            "cache": self._activity.cache(),
             "counters": self._fs.counters(),
         }
 
@@ -354,24 +358,41 @@ class Admin:
         answer = web.StreamResponse()
         answer.content_type = "application/octet-stream"
         answer.content_length = stop - start
-        file = self._fs.open(entry)
+        pieces = self._pieces(entry, start, stop, past_cache=fields.flag("past_cache"))
         try:
-            piece = await _piece(file, start, stop)  # before the status line, so that a failure is one
+            piece = await anext(pieces, b"")  # before the status line, so that a failure is one
             await answer.prepare(request)
             while piece:
                 await answer.write(piece)
                 start += len(piece)
-                piece = await _piece(file, start, stop)
+                piece = await anext(pieces, b"")
             await answer.write_eof()
         except FsError as error:
             if not answer.prepared:
                 raise
             log.warning("admin.read_cut", path=entry.path, offset=start, reason=str(error))
         finally:
-            file.close()
+            await pieces.aclose()
             if answer.prepared and start < stop and request.transport is not None:
                 request.transport.close()  # fewer bytes than announced: the client asks why
         return answer
+
+    async def _pieces(
+        self, entry: FileEntry, start: int, stop: int, *, past_cache: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes to send, as they come."""
+        if past_cache and start < stop and not is_draft(entry):
+            async with contextlib.aclosing(self._fs.stream_past_cache(entry, ByteRange(start, stop))) as chunks:
+                async for chunk in chunks:
+                    yield bytes(memoryview(chunk))
+            return
+        file = self._fs.open(entry)
+        try:
+            while piece := await _piece(file, start, stop):
+                start += len(piece)
+                yield piece
+        finally:
+            file.close()
 
     async def _write(self, request: web.Request) -> web.StreamResponse:
         path = Fields.of_query(request.raw_path).path()
@@ -401,8 +422,3 @@ async def _piece(file: AnyFile, start: int, stop: int) -> bytes:
         return b""
     piece = file.read_now(start, size)
     return bytes(memoryview(await file.read(start, size) if piece is None else piece))
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

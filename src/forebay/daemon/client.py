@@ -7,7 +7,7 @@ client nor an event loop.  One connection per request; any thread may call, seve
 import http.client
 import json
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -76,8 +76,11 @@ class Client:
 
     def stream(
         self, method: str, path: str, body: object = None, *, query: Query | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """One request whose answer is a line of JSON each for many things; a failure midway is raised there."""
+    ) -> Generator[dict[str, Any], None, None]:
+        """One request whose answer is a line of JSON each for many things; a failure midway is raised there.
+
+        To close it ends the request.
+        """
         with self._open(method, path, query, body=body) as answer:
             for line in self._lines(answer):
                 found = _decode(line)
@@ -85,8 +88,12 @@ class Client:
                     _raise(found["error"])
                 yield found
 
-    def read(self, path: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def read(
+        self, path: str, *, offset: int = 0, length: int | None = None, past_cache: bool = False
+    ) -> Iterator[bytes]:
         """The bytes of a file of the tree, from `offset` (from the end if negative), `length` of them at most.
+
+        With `past_cache` they come from the store, whatever is cached, and are not kept.
 
         Raises:
             FsError: as the daemon says; after the bytes that came, if it fails midway.
@@ -94,6 +101,8 @@ class Client:
         query: dict[str, str | int] = {"path": path, "offset": offset}
         if length is not None:
             query["length"] = length
+        if past_cache:
+            query["past_cache"] = 1
         done = 0
         with self._open("GET", "/v1/fs/read", query) as answer:
             while True:

@@ -18,6 +18,7 @@ from forebay.cache.policy import Dataset
 from forebay.clock import FakeClock
 from forebay.config.settings import CacheDir, Settings
 from forebay.errors import IsADirectory
+from forebay.observe.traffic import Traffic
 from forebay.stores.base import Store
 from forebay.stores.memory import MemoryStore
 from forebay.testing.faulty_store import FaultyStore
@@ -133,7 +134,7 @@ class Rig:
 
 def source_of(store: Store, meta: ObjectMeta, *, dataset: str = "", policy: str = "keep") -> Source:
     """An object's version as the cache knows it."""
-    return Source(store, meta.key, meta.size, meta.version, Dataset(store.location, dataset), policy)
+    return Source(store, meta.key, meta.size, meta.version, Dataset(store.location, dataset), policy, Traffic())
 
 
 async def read_piece(file: AnyFile, offset: int, size: int) -> bytes:

@@ -7,6 +7,7 @@ that: whoever holds an entry reads exactly those bytes, or gets ESTALE.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from forebay.observe.traffic import Traffic
 from forebay.stores.base import Store
 from forebay.types import FolderMeta, ObjectMeta, Posix
 
@@ -38,10 +39,11 @@ class Mount:
     mounted_ns: int = 0  # when it was mounted, nanoseconds since 1970: the time its folders show
     ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
     open_files: int = 0  # how many of its files somebody has open
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def place(self) -> str:
-        """What the cache knows it by: mounts of one place share what is cached."""
+        """What the mount shows, as the cache's data sets name it; other mounts may show the same."""
         return f"{self.store.location}/{self.prefix}"
 
     def left_s(self, since: float, now: float) -> float:

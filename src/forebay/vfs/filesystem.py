@@ -10,7 +10,8 @@ are of its version, or an error.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from functools import partial
 
 import structlog
 
@@ -23,7 +24,7 @@ from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound
 from forebay.stores.registry import open_store
-from forebay.types import Buffer
+from forebay.types import Buffer, ByteRange
 from forebay.units import MIB
 from forebay.vfs.attributes import ATTRIBUTES_FILE, KeptAttributes
 from forebay.vfs.blocks import row_of
@@ -64,12 +65,17 @@ class FileSystem:
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self.monotonic = clock.monotonic
         self.kept = KeptAttributes(settings.home / ATTRIBUTES_FILE)
         self.tree = Tree(settings, control, clock, open_store, self.kept)
         self.cache = cache
         self.metadata = Metadata(settings, clock)
         self.prefetcher = Prefetcher(
-            clock, list_folder=self.open_folder, look_up=self.look_up, is_cached=self.is_cached, fetch=self.fetch
+            clock,
+            list_folder=self.open_folder,
+            look_up=self.look_up,
+            is_cached=self.is_cached,
+            fetch=partial(self.fetch, is_load=False),
         )
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
@@ -151,7 +157,8 @@ class FileSystem:
             return Found(None, mount.ttl_s)
         if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
             return Found(None, mount.ttl_s)
-        return await self.metadata.lookup(mount, folder, prefix, name)
+        with mount.traffic.waits_for_name(self.monotonic):
+            return await self.metadata.lookup(mount, folder, prefix, name)
 
     async def stat(self, path: str) -> Entry:
         """The entry at a normal path.
@@ -242,7 +249,8 @@ class FileSystem:
         mount = entry.mount
         dataset = self.dataset(mount, entry.key)
         policy = mount.settings.policy or self._settings.cache_policy
-        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy, mount.settings.quota_bytes)
+        quota = mount.settings.quota_bytes
+        return Source(mount.store, entry.key, entry.size, entry.version, dataset, policy, mount.traffic, quota)
 
     def dataset(self, mount: Mount, key: str) -> Dataset:
         """On whose account a key is cached."""
@@ -252,10 +260,12 @@ class FileSystem:
         """Open one version in a store for reading; no I/O.  The caller closes it."""
         file = self.cache.open(self.source(entry))
         entry.mount.open_files += 1
+        traffic = entry.mount.traffic
         if file.complete:
-            self.cache.traffic.hits += 1
+            traffic.hits += 1
         else:
-            self.cache.traffic.misses += 1
+            traffic.misses += 1
+        traffic.opened.add((entry.key, entry.version), entry.size)
         is_announced = self.orders.jobs and self.orders.opened(file)
         if self._settings.prefetch and not is_announced:
             self.prefetcher.opened(entry)
@@ -301,7 +311,6 @@ class FileSystem:
         if not self.cache.reopen(file, local_id):
             return False
         entry.mount.open_files += 1
-        self.cache.traffic.hits += 1
         if self.orders.jobs:
             self.orders.opened(file)
         if self.prefetcher.is_running:
@@ -318,10 +327,6 @@ class FileSystem:
         folder, name = paths.split(entry.path)
         self.metadata.doubt(folder, name)
         self.tell(entry.path, below=False)
-
-    def bytes_from_cache(self, size: int) -> None:
-        """Count bytes answered from the cache (openfile.Host)."""
-        self.cache.traffic.bytes_from_cache += size
 
     def look_up(self, entries: Iterable[FileEntry]) -> None:
         """Have the cache look for files that will be opened soon, all at once."""
@@ -340,8 +345,8 @@ class FileSystem:
         """Bytes of this version in the cache."""
         return entry.size if is_draft(entry) else self.cache.residency(self.source(entry))
 
-    async def fetch(self, entry: FileEntry) -> None:
-        """Bring one file into the cache, if it is not there.
+    async def fetch(self, entry: FileEntry, *, is_load: bool = True) -> None:
+        """Bring one file into the cache, if it is not there; `is_load` if nobody is about to read it.
 
         Raises:
             NoSpace: the cache does not admit it.
@@ -352,9 +357,13 @@ class FileSystem:
         file = self.cache.open(self.source(entry))
         try:
             if not file.complete:
-                await file.fetch_all(entry.mount.store)
+                await file.fetch_all(entry.mount.store, is_load=is_load)
         finally:
             file.release()
+
+    def stream_past_cache(self, entry: FileEntry, span: ByteRange) -> AsyncGenerator[Buffer, None]:
+        """The bytes of a version as its store has them; see `Cache.stream_past`."""
+        return self.cache.stream_past(self.source(entry), span)
 
     def load(self, path: str, *, parallel: int | None = None) -> AsyncIterator[LoadEvent]:
         """Bring everything below a path into the cache; see `forebay.vfs.load.load`."""
@@ -531,8 +540,8 @@ class FileSystem:
     def counters(self) -> dict[str, int]:
         """What has happened since the start; every number only grows."""
         return {
+            **self.tree.ledger.counts(),
             **self.cache.counters(),
-            "files_prefetched": self.prefetcher.files_fetched + self.orders.files_ahead,
             "metadata_requests": self.metadata.store_requests,
             "names_known": len(self.metadata.folders),
         }

@@ -4,6 +4,7 @@
 `entry`; if the store has moved on and the byte is not cached, the read fails with ESTALE.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from forebay.cache.cachedfile import CachedFile
@@ -19,6 +20,7 @@ class Host(Protocol):
 
     scratch: memoryview
     deadline_s: float
+    monotonic: Callable[[], float]
 
     def read_missed(self, entry: FileEntry) -> None:
         """An open file of that entry had to wait for the store, for the first time."""
@@ -32,21 +34,18 @@ class Host(Protocol):
         """Open a file that was closed once more, if all of it is cached still."""
         ...
 
-    def bytes_from_cache(self, size: int) -> None:
-        """Count bytes that were answered from the cache."""
-        ...
-
 
 class OpenFile:
     """See the module.  It is open when it is made; each open is closed exactly once."""
 
-    __slots__ = ("_file", "_has_missed", "_host", "_streams", "entry", "local_id")
+    __slots__ = ("_file", "_has_missed", "_has_read", "_host", "_streams", "entry", "local_id")
 
     def __init__(self, host: Host, entry: FileEntry, file: CachedFile) -> None:
         self._host = host
         self._file = file
         self._streams: Streams | None = None
         self._has_missed = False
+        self._has_read = False
         self.entry = entry
         self.local_id = file.id
         """Names the cache file while it exists; told to `Cache.on_drop` when it is deleted."""
@@ -75,7 +74,8 @@ class OpenFile:
             return None
         if not self._file.complete and (ahead := self._advance(offset, count)) is not None:
             self._file.fetch_ahead(ahead, self.entry.mount.store)
-        self._host.bytes_from_cache(count)
+        self._has_read = True
+        self._file.count_read(self.entry.mount.traffic, count)
         return scratch[:count]
 
     async def read(self, offset: int, size: int) -> Buffer:
@@ -92,14 +92,17 @@ class OpenFile:
             if not self._has_missed:
                 self._has_missed = True
                 host.read_missed(self.entry)
-        store = self.entry.mount.store
+        mount, traffic = self.entry.mount, self.entry.mount.traffic
+        is_here = is_cached or file.is_here(offset, size)
+        wait = traffic.disk_waits.timed if is_here else traffic.waits_for_bytes
         try:
-            data = await file.read(offset, size, store=store, ahead=ahead, deadline_s=host.deadline_s)
+            with wait(host.monotonic):
+                data = await file.read(offset, size, store=mount.store, ahead=ahead, deadline_s=host.deadline_s)
         except StaleVersion:
             host.went_stale(self.entry)
             raise
-        if is_cached:
-            host.bytes_from_cache(len(data))
+        self._has_read = True
+        file.count_read(traffic, len(data))
         return data
 
     def _advance(self, offset: int, size: int) -> ByteRange | None:
@@ -107,8 +110,14 @@ class OpenFile:
             self._streams = Streams(self.entry.size)
         return self._streams.advance(offset, size, self._file.window_max)
 
+    def passed(self) -> None:
+        """The kernel reads the file by itself from now on, and tells nobody: it counts as read whole, once more."""
+        self._file.count_read(self.entry.mount.traffic, self.entry.size)
+
     def close(self) -> None:
         """Give the file back."""
+        if self._has_read:
+            self._file.unread = 0  # what was fetched with what was read; to read that later is a reading of the cache
         self._file.release()
         self.entry.mount.open_files -= 1
 

@@ -81,7 +81,6 @@ class Orders:
         self.jobs: dict[Order, Job] = {}
         self.window_max = window_max
         self.memory_left = memory_bytes  # for what the cache does not admit
-        self.files_ahead = 0  # fetched before a reader came
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -270,7 +269,7 @@ class Job:
         """A sample was opened."""
         order = self.order
         self._sees_opens = True
-        self._window.read(file.source.size, late=not file.is_here)
+        self._window.read(file.source.size, late=not file.is_all_here)
         self._leave(position)
         if position >= order.at:  # it does not tell how far it is, or tells it later
             self._orders.coming.advance(order, position + 1)
@@ -358,7 +357,7 @@ class Job:
                 self._keep(position, file)
             elif not file.complete:
                 await file.fetch_all(entry.mount.store)
-                self._orders.files_ahead += 1
+                entry.mount.traffic.files_prefetched += 1
         except NoSpace:
             self._keep(position, file)
         except FsError as error:
@@ -373,7 +372,7 @@ class Job:
             return
         if not file.keepers:
             orders.memory_left -= size
-            orders.files_ahead += 1
+            file.source.traffic.files_prefetched += 1
         file.keepers += 1
         file.acquire()
         self._kept[position] = file

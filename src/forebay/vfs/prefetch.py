@@ -80,7 +80,10 @@ class Prefetcher:
         self._watches: dict[str, FolderWatch] = {}
         self._slots = asyncio.Semaphore(FETCHES_MAX)
         self._tasks: dict[asyncio.Task[None], str] = {}  # and the folder it is for
-        self.files_fetched = 0
+
+    def under_way(self, path: str) -> int:
+        """How many files at or below a path are fetched ahead now, and folders gone through."""
+        return sum(is_within(folder, path) for folder in self._tasks.values())
 
     @property
     def is_running(self) -> bool:
@@ -169,7 +172,7 @@ class Prefetcher:
         try:
             await self._fetch(entry)
             watch.errors = 0
-            self.files_fetched += 1
+            entry.mount.traffic.files_prefetched += 1
         except NoSpace:
             watch.errors = ERRORS_MAX  # the cache takes no more: nothing to do ahead
         except FsError as error:

@@ -14,6 +14,7 @@ from forebay.cache.policy import POLICIES
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import FsError, Invalid, NotFound
+from forebay.observe.ledger import Ledger
 from forebay.stores.base import Store
 from forebay.vfs.attributed import AttributedStore
 from forebay.vfs.attributes import KeptAttributes
@@ -48,6 +49,7 @@ class Tree:
         self._table = MountTable()
         self._overlay: dict[str, dict[str, FolderEntry]] = {}
         self._pinned: list[str] = []
+        self.ledger = Ledger()
 
     def restore(self) -> None:
         """Bring back folders, mounts and pins from the control database; no store is asked."""
@@ -55,7 +57,7 @@ class Tree:
             self._table.add_folder(path)
         for path, url, options in self._control.mounts():
             try:
-                self._table.add_mount(self.make_mount(path, url, options))
+                self._show(self.make_mount(path, url, options))
             except FsError as error:
                 log.error("mount.not_restored", path=path, url=url, reason=str(error))
         self._derive()
@@ -158,8 +160,12 @@ class Tree:
         """Show and keep a mount; raises as `MountTable.add_mount`."""
         self._table.check_mount(mount.path)
         self._control.add_mount(mount.path, mount.url, mount.settings)
-        self._table.add_mount(mount)
+        self._show(mount)
         self._derive()
+
+    def _show(self, mount: Mount) -> None:
+        self._table.add_mount(mount)
+        self.ledger.open(mount.path, mount.traffic, self._clock.monotonic())
 
     def update_mount(self, mount: Mount, changed: Mount) -> None:
         """Keep and take over what has changed of a mount; its path and place in the store have not."""
@@ -171,6 +177,7 @@ class Tree:
         self._table.check_remove_mount(path)
         self._control.remove_mount(path)
         mount = self._table.remove_mount(path)
+        self.ledger.close(path)
         self._derive()
         return mount
 

@@ -23,9 +23,9 @@ async def quiet(rig: Rig) -> None:
     async with asyncio.timeout(20):
         prefetcher = rig.fs.prefetcher
         while any(not watch.more.is_set() and watch.allowance > 0 for watch in prefetcher._watches.values()):
-            before = prefetcher.files_fetched
+            before = rig.fs.counters()["files_prefetched"]
             await asyncio.sleep(0.02)
-            if prefetcher.files_fetched == before and len(prefetcher._tasks) <= 1:
+            if rig.fs.counters()["files_prefetched"] == before and len(prefetcher._tasks) <= 1:
                 break
         await asyncio.sleep(0.05)
         await rig.landed()

@@ -20,12 +20,25 @@ _FLAGS = int(abi.Open.PASSTHROUGH | abi.Open.NOFLUSH)
 class _Backing:
     """The file of one node.  `file` is open while `opens` is positive."""
 
-    __slots__ = ("answer", "backing_id", "file", "inode", "is_changing", "is_unwanted", "opens", "was_opened")
+    __slots__ = (
+        "answer",
+        "backing_id",
+        "file",
+        "inode",
+        "is_changing",
+        "is_unwanted",
+        "opens",
+        "size",
+        "traffic",
+        "was_opened",
+    )
 
     def __init__(self, node_id: int, backing_id: int, file: OpenFile | None, inode: int) -> None:
         self.answer = abi.OPEN_OUT.pack(PASSED | node_id, _FLAGS, backing_id)
         self.backing_id = backing_id
         self.file = file  # None: whoever has it open holds it
+        self.traffic = None if file is None else file.entry.mount.traffic
+        self.size = 0 if file is None else file.entry.size
         self.inode = inode  # of the local file
         self.opens = 1
         self.was_opened = True  # since it was last looked at for eviction
@@ -60,6 +73,9 @@ class BackingFiles:
         if not backing.opens and (backing.file is None or not backing.file.reopen()):
             self._take_back(node_id)
             return None
+        if (traffic := backing.traffic) is not None:
+            traffic.hits += 1
+            traffic.read_from_cache += backing.size
         backing.opens += 1
         backing.was_opened = True
         return backing.answer

@@ -67,10 +67,13 @@ class Handles:
         if not self._paged[node.ino] and self.passthrough and (self.passes_writes or not is_draft):
             if isinstance(file, OpenFile) and (answer := self.backing.open(node.ino, file)) is not None:
                 self.served_from["passthrough opens"] += 1
+                file.passed()
                 return answer
             fd = file.local_fd()
             if fd is not None and (backing_id := self.backing.hold(node.ino, fd)) is not None:
                 self.served_from["passthrough opens"] += 1
+                if isinstance(file, OpenFile):
+                    file.passed()
                 return abi.OPEN_OUT.pack(self._add(node, file, is_passed=True), _PASSED_ON, backing_id)
         if self.backing.live(node.ino):
             file.close()
