@@ -20,7 +20,7 @@ class MountOptions:
     freshness: str = "ttl"  # "immutable", "ttl" or "always"
     ttl_s: float | None = None  # None: the setting `ttl_s`
     policy: str | None = None  # None: the setting `cache_policy`
-    write_mode: str = "through"  # what close(2) and fsync(2) wait for: "through" the store, "back" the local disk
+    write_mode: str = "through"  # what close(2) and fsync(2) wait for; see `forebay.vfs.uploader`
     shared_prefix: bool = False  # every key that begins with the URL's path, not only those in that folder
 
 

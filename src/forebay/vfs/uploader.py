@@ -6,6 +6,7 @@ What `close` and `fsync` wait for is `Uploader.flush`; what it means is the moun
 `back`      the journal has it, on the local disk.  It is sent in the background, in the order of recording: small
             files a few at a time, a large one alone, so that nothing shows in the store before what a large file
             before it holds.  A file that the store refuses for now does not hold up the others.
+`lazy`      `fsync` is as in `back`; `close` of a small file returns when a kill of the daemon cannot lose it.
 
 *Callers*: changes and the file system, on the loop.  *Locks*: a draft's own.  *Awaits*: the store, the journal, the
 pool.  *Invariants*: a draft is in the queue from its record until the store has what was recorded; what is sent while
@@ -48,12 +49,15 @@ from forebay.vfs.entries import FileEntry, Mount, file_entry
 from forebay.vfs.growing import Growing
 from forebay.vfs.journal import Journal
 from forebay.vfs.journal_format import BODY_MAX
+from forebay.vfs.lull import Lull
 from forebay.vfs.openfile import OpenFile
-from forebay.vfs.records import UploadInfo, attributes_of, draft_of, fields_of, has_attributes
+from forebay.vfs.records import UploadInfo, attributes_of, fields_of, has_attributes
+from forebay.vfs.recovering import recovered_drafts
 from forebay.vfs.retries import Retries
 from forebay.vfs.sending import SINGLE_PUT_BYTES, Sender, Sent, Target, sums_in
 from forebay.vfs.staging import Staging
 from forebay.vfs.tree import Tree
+from forebay.vfs.unsynced import is_unsynced, record_now, unsynced_fields
 
 log = structlog.get_logger()
 
@@ -104,6 +108,7 @@ class Uploader:
         self._queue: dict[Draft, None] = {}  # in the order of recording
         self._running: dict[Draft, asyncio.Task[None]] = {}
         self._retries = Retries(clock)  # of drafts that failed, and of mounts whose store does not answer
+        self._lull = Lull()
         self._growing = Growing(self._target, self.pool)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -119,25 +124,11 @@ class Uploader:
         Raises:
             NoSpace: the disk is full; the journal keeps what it has.
         """
-        records = self._journal.recovered()
-        for record in [record for record in records if record.fields.get("gone")]:
-            records.remove(record)
-            self._journal.retire(record)
-        gone = self._staging.sweep({record.fields["staging"] for record in records})
-        for record in records:
-            fields = record.fields
-            mount = tree.mount_at(fields["mount"])
-            if mount is None or mount.store.location != fields["location"]:
-                log.error("upload.no_mount", path=fields["path"], mount=fields["mount"], url=fields["location"])
-                continue
-            draft = draft_of(record, mount, self._staging)
-            if draft is not None:
-                if (older := self._table.find(draft.path)) is not None:  # it was being replaced when the daemon ended
-                    self._discard(older)
-                self._table.add(draft)
-                self.enqueue(draft)
-        if records or gone:
-            log.info("uploads.recovered", files=len(records), removed=gone)
+        for draft in recovered_drafts(self._journal, self._staging, tree):
+            if (older := self._table.find(draft.path)) is not None:  # it was being replaced when the daemon ended
+                self._discard(older)
+            self._table.add(draft)
+            self.enqueue(draft)
 
     def start(self, first: Coroutine[None, None, None]) -> None:
         """Begin to send what is queued, after what must be done `first`."""
@@ -193,8 +184,8 @@ class Uploader:
             NoSpace: the journal's disk is full.
             FsError: the store failed, in mode `through`.
         """
-        is_back = draft.mount.settings.write_mode == "back" and draft.content.is_whole
-        if is_back and draft.recorded is not None and not await self._differs(draft, draft.recorded):
+        is_back = draft.mount.settings.write_mode != "through" and draft.content.is_whole
+        if is_back and await self._is_recorded(draft):
             return  # an fsync before this close, say: it need not wait for the upload, which has the lock meanwhile
         async with draft.lock:
             if draft.conflict:
@@ -206,6 +197,25 @@ class Uploader:
             else:
                 await self.settle_records()
                 await self.store(draft)
+
+    def close_now(self, draft: Draft) -> bool:
+        """Acknowledge a close without waiting, if the write mode lets a small file be unsynced; False: use `flush`.
+
+        Raises:
+            NoSpace, FsError: the journal's disk is full, or failed.
+        """
+        if draft.mount.settings.write_mode != "lazy" or draft.lock.locked() or draft.conflict or draft.is_gone:
+            return False
+        if not record_now(draft, self._journal):
+            return False
+        self._drop_aside(draft)
+        self.enqueue(draft)
+        return True
+
+    async def _is_recorded(self, draft: Draft) -> bool:
+        if draft.recorded is None or is_unsynced(draft.record):
+            return False
+        return not await self._differs(draft, draft.recorded)
 
     async def _is_stored(self, draft: Draft) -> bool:
         return draft.stored is not None and not await self._differs(draft, draft.stored)
@@ -219,7 +229,7 @@ class Uploader:
         """Have the journal hold a draft; its lock is held, or nobody else can have it."""
         if await self._is_stored(draft) and not draft.record:
             return
-        if draft.recorded is not None and not await self._differs(draft, draft.recorded):
+        if await self._is_recorded(draft):
             self.enqueue(draft)
             return
         content = draft.content
@@ -351,6 +361,7 @@ class Uploader:
         """Send a draft after all that are queued now; if not `last`, where it is, should it be there already."""
         if last:
             self._queue.pop(draft, None)
+            self._lull.came(_now(), is_large=draft.content.size() > SINGLE_PUT_BYTES)
         self._queue.setdefault(draft, None)
         self._changed.set()
 
@@ -395,7 +406,7 @@ class Uploader:
         if sender is not None and sender.target.key != draft.key:
             await self._growing.abort(draft)
         if draft.record is not None:
-            fields = fields_of(draft, draft.content.size())
+            fields = fields_of(draft, draft.content.size()) | unsynced_fields(draft.record)
             if draft.aside is not None:
                 fields["staging"] = draft.aside
             draft.record = await self._journal.append(f"{draft.id:x}", fields, draft.record.body)
@@ -426,10 +437,18 @@ class Uploader:
             self._changed.clear()
             self._start_some()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._retries.wait_s()):
+                async with asyncio.timeout(self._wait_s()):
                     await self._changed.wait()
 
+    def _wait_s(self) -> float | None:
+        waits = self._retries.wait_s(), self._lull.left_s(_now(), len(self._queue))
+        return min((wait_s for wait_s in waits if wait_s is not None), default=None)
+
     def _start_some(self) -> None:
+        if not self._queue:
+            self._lull.emptied()
+        if self._lull.left_s(_now(), len(self._queue)) is not None:
+            return
         for draft in list(self._queue):
             is_large = draft.content.size() > SINGLE_PUT_BYTES
             if draft in self._running:
@@ -503,6 +522,7 @@ class Uploader:
             self._retries.forget(draft)
             self._retries.forget(draft.mount)
             draft.error = ""
+        self._lull.end()
         self._changed.set()
         while any(draft in self._queue and not draft.error for draft in waiting):
             self._idle.clear()
@@ -525,7 +545,8 @@ class Uploader:
 
     def released(self, draft: Draft) -> None:
         """A draft that nobody has open: let it become a cached version, or go, if it can."""
-        if not draft.is_lingering:
+        waits_unsent = draft in self._queue and draft.stored is None and not draft.is_gone
+        if not draft.is_lingering and not waits_unsent:
             self._spawn(self.settle(draft), f"settle {draft.path}")
 
     async def settle(self, draft: Draft) -> None:
@@ -571,3 +592,7 @@ class Uploader:
         draft.content.close()
         self._staging.remove(draft.staging)
         draft.is_ended = True
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
