@@ -1,8 +1,9 @@
 """Many small files copied into a mount by `cp -r`: against the local disk, rclone and s3fs over the same server.
 
 What `cp` waits for differs: a file is durable on the local disk with Forebay (`back`), it lies in a cache that a power
-cut may lose with rclone, it is in the store with s3fs, and in the page cache with the local disk itself.  What the
-disk would do if each file were synced there too is told beside it.
+cut may lose with rclone and with Forebay (`lazy`), it is in the store with s3fs, and in the page cache with the local
+disk itself.  What the disk would do if each file were synced there too is told beside it; and, as the least that
+`back` can take, what it does if the same bytes are written over blocks that exist and synced one by one.
 """
 
 import os
@@ -22,26 +23,36 @@ from scratch import settle
 
 COUNT = 2_000
 ROUNDS = 3
+OVER_BYTES = 16 << 20  # of the file that is written over, as long as a segment of Forebay's journal
+BLOCKS_BYTES = -(-SMALL_BYTES // 4096) * 4096
 STORED_WITHIN_S = 300.0
+MOUNTED = {"back": "copyinback", "lazy": "copyinlazy"}
 
 
 def measure(world: World) -> Result:
     source = world.small_files("copyin", COUNT, buckets=["copyinsource"])
     local = world.scratch / "copied"
     local.mkdir()
-    world.server.make_bucket("copyinmount")
     with ExitStack() as ends:
-        targets = {"local": local, "forebay": world.mount("copyinmount", write_mode="back")}
+        targets = {"local": local}
+        for mode, bucket in MOUNTED.items():
+            world.server.make_bucket(bucket)
+            targets[mode] = world.mount(bucket, write_mode=mode)
         for name, program in (("rclone", rivals.find_rclone()), ("s3fs", rivals.find_s3fs())):
             if program is not None:
                 targets[name] = ends.enter_context(rivals.MOUNTS[name](program, world))
         sides = {name: _copier(world, source, name, target) for name, target in targets.items()}
         sides["local, each file synced"] = partial(_write_synced, world, source)
+        sides["local, synced over what is there"] = partial(_write_over, world, source)
         runs = in_turns(ROUNDS, sides)
-    world.unmount("copyinmount", free=True)
-    figures = [Figure("2,000 files copied in, `back`, share of the local disk", 0.25, ratio(runs, "forebay", "local"))]
+    for bucket in MOUNTED.values():
+        world.unmount(bucket, free=True)
     met = [name for name in ("rclone", "s3fs") if name in runs]
-    figures += [Figure(f"the same, against {name}", 2, ratio(runs, "forebay", name)) for name in met]
+    figures = []
+    for mode in MOUNTED:
+        what = f"2,000 files copied in, `{mode}`"
+        figures.append(Figure(f"{what}, share of the local disk", 0.25, ratio(runs, mode, "local")))
+        figures += [Figure(f"{what}, against {name}", 2, ratio(runs, mode, name)) for name in met]
     missing = [name for name in ("rclone", "s3fs") if name not in runs]
     return Result(
         name="copy_in",
@@ -66,7 +77,7 @@ def _copy(world: World, source: Path, name: str, target: Path) -> float:
     begin = time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     rate = COUNT / (time.perf_counter() - begin)
-    if name == "forebay":
+    if name in MOUNTED:
         world.wait_until_uploaded()
     elif name != "local":
         _wait_until_stored(world, name, target.name)
@@ -85,6 +96,21 @@ def _write_synced(world: World, source: Path) -> float:
             file.flush()
             os.fsync(file.fileno())
     return COUNT / (time.perf_counter() - begin)
+
+
+def _write_over(world: World, source: Path) -> float:
+    """The same bytes written one file after the other over one file's blocks, each synced; files per second."""
+    settle(world.scratch)
+    contents = [path.read_bytes() for path in sorted(source.rglob("*.bin"))]
+    path = world.scratch / "over"
+    path.write_bytes(bytes(OVER_BYTES))
+    with path.open("r+b", buffering=0) as file:
+        os.fsync(file.fileno())
+        begin = time.perf_counter()
+        for number, content in enumerate(contents):
+            os.pwrite(file.fileno(), content, number * BLOCKS_BYTES % (OVER_BYTES - BLOCKS_BYTES))
+            os.fdatasync(file.fileno())
+        return COUNT / (time.perf_counter() - begin)
 
 
 def _wait_until_stored(world: World, bucket: str, folder: str) -> None:

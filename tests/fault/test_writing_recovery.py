@@ -16,7 +16,7 @@ from forebay import failpoints
 from forebay.testing.seaweed import SeaweedS3
 
 CHILD = [sys.executable, str(Path(__file__).with_name("writing_child.py"))]
-MODES = ["through", "back"]
+MODES = ["through", "back", "lazy"]
 UPLOAD = [name for name in failpoints.NAMES if name.startswith("upload.")]
 JOURNAL = [name for name in failpoints.NAMES if name.startswith("journal.")]
 WAIT_S = 100

@@ -34,7 +34,7 @@ def bucket(s3: SeaweedS3, request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=["through", "back"])
+@pytest.fixture(params=["through", "back", "lazy"])
 def mount_mode(request: pytest.FixtureRequest) -> str:
     """The write mode of the mount."""
     return str(request.param)

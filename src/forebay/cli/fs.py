@@ -33,7 +33,7 @@ app = typer.Typer()
 
 Freshness = Literal["immutable", "ttl", "always"]
 Policy = Literal["keep", "lru", "s3fifo"]
-WriteMode = Literal["through", "back"]
+WriteMode = Literal["through", "back", "lazy"]
 StoreOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -109,7 +109,10 @@ def mount(
     readonly: Annotated[bool | None, typer.Option("--readonly/--writable", help="Take no writes.")] = None,
     write_mode: Annotated[
         WriteMode | None,
-        typer.Option(help="What close and fsync wait for: the store (through, the default), or the local disk (back)."),
+        typer.Option(
+            help="What close and fsync wait for: the store (through, the default), the local disk (back), or close for "
+            "nothing and fsync for the disk (lazy)."
+        ),
     ] = None,
     freshness: Annotated[
         Freshness | None,

@@ -60,6 +60,10 @@ class Host(Protocol):
         """The entry at a path, or NotFound."""
         ...
 
+    def peek(self, folder: str, name: str) -> Found | None:
+        """A lookup from memory, if it is known and still within its promise; None: use `lookup`."""
+        ...
+
     async def lookup(self, folder: str, name: str) -> Found:
         """`name` in a folder."""
         ...
@@ -132,13 +136,26 @@ class Drafting:
                 raise AlreadyExists(f"{path} exists already", path=path)
             if found is not None:
                 return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, writes=writes)
-            draft = self._table.find(path)
-            if draft is None:
-                draft = self._make(mount, path, key)
-                draft.posix = posix
-                self._table.add(draft)
-                self._host.tell(path, below=False)
-            return self.opened(draft, writes=writes)
+            return self._begin(mount, path, key, posix, writes=writes)
+
+    def create_now(self, path: str, posix: Posix, *, writes: bool = True) -> OpenDraft | None:
+        """Make an empty file where it is known that there is none, without waiting; None: use `create`.
+
+        Raises:
+            ReadOnly.
+        """
+        mount, key = self._host.writer.writable(path)
+        found = self._host.peek(*paths.split(path))
+        if found is None or found.entry is not None or path in self._making:
+            return None
+        return self._begin(mount, path, key, posix, writes=writes)
+
+    def _begin(self, mount: Mount, path: str, key: str, posix: Posix | None, *, writes: bool) -> OpenDraft:
+        draft = self._make(mount, path, key)
+        draft.posix = posix
+        self._table.add(draft)
+        self._host.tell(path, below=False)
+        return self.opened(draft, writes=writes)
 
     async def open(self, entry: FileEntry, *, truncate: bool, opens: int = 0, must_share: bool = False) -> OpenDraft:
         """Open a file for writing.
@@ -387,7 +404,7 @@ class Drafting:
 
 def is_back(draft: Draft) -> bool:
     """Is a draft acknowledged by the journal, so that nobody waits for its store?"""
-    return draft.mount.settings.write_mode == "back"
+    return draft.mount.settings.write_mode != "through"
 
 
 def meta_of(entry: FileEntry) -> ObjectMeta:

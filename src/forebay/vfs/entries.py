@@ -23,7 +23,7 @@ class MountOptions:
     policy: str | None = None  # None: the setting `cache_policy`
     quota_bytes: int | None = None  # what it may hold in the cache; None: all of it
     cache_ttl_s: float | None = None  # how long it keeps in the cache what nobody reads; None: for ever
-    write_mode: str = "through"  # what close(2) and fsync(2) wait for: "through" the store, "back" the local disk
+    write_mode: str = "through"  # what close(2) and fsync(2) wait for; see `forebay.vfs.uploader`
     shared_prefix: bool = False  # every key that begins with the URL's path, not only those in that folder
 
 

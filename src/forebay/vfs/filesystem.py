@@ -125,6 +125,11 @@ class FileSystem:
         for told in self.on_change:
             told(path, below)
 
+    @property
+    def has_one_view(self) -> bool:
+        """Does one frontend alone show the tree to the kernel?"""
+        return len(self.on_change) == 1
+
     # ------------------------------------------------------------------ names
 
     def peek(self, folder: str, name: str) -> Found | None:

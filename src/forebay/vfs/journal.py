@@ -1,7 +1,8 @@
 """The journal: what was acknowledged on the local disk and is not in its store yet.
 
 A record is on the disk when its `append` returns.  Appends that wait are written together, with one sync; a thread of
-its own does that.  How the disk looks is said in `journal_format.py`, how it is used in `journal_log.py`.
+its own does that.  What need not outlast a power cut is written at once by `append_now`.  How the disk looks is said in
+`journal_format.py`, how it is used in `journal_log.py`.
 
 *Callers*: the write path, on the loop.  *Locks*: none; a queue.  *Awaits*: the thread.  *Invariants*: records are
 written in the order of the calls; the newest record of a key is the only one that is live.
@@ -72,6 +73,7 @@ class Journal:
         self._retired: deque[int] = deque()  # for the thread, which need not wake up for each
         self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
+        self._asked = self._done = 0  # jobs; equal while the thread has nothing to do
         self._is_closed = False
 
     # ------------------------------------------------------------------ on the loop
@@ -93,6 +95,25 @@ class Journal:
         item = Item(about, encode_text(about, dict(fields)), checked_body(body))
         seq: int = await self._ask(item)
         return Record(seq, *decode_text(item.text), item.body)
+
+    def append_now(self, about: str, fields: dict[str, Any]) -> Record | None:
+        """Keep a record as `append` does, but not over a power cut, and without waiting; None: use `append`.
+
+        Args:
+            fields: as JSON gives them back: lists, no tuples.
+
+        Raises:
+            Invalid: as `append`.
+            NoSpace, FsError: the disk is full, or failed.
+        """
+        if self._is_closed or self._asked != self._done:
+            return None  # the log is in the hands of the thread
+        item = Item(about, encode_text(about, fields), None)
+        try:
+            seq = self._log.append_unsynced(item)
+        except OSError as error:
+            raise self._log.explained(error) from error
+        return None if seq is None else Record(seq, about, fields, None)
 
     def retire(self, record: Record) -> None:
         """The record is not needed any more: it is in its store, or nobody wants it.  Not durable at once.
@@ -138,6 +159,7 @@ class Journal:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
             self._thread.start()
+        self._asked += 1
         self._jobs.put(job)
 
     # ------------------------------------------------------------------ the thread
@@ -154,6 +176,7 @@ class Journal:
                 log.exception("journal.failed", path=str(self._folder))
                 failed = FsError(f"the journal of pending writes in {self._folder} failed: {type(error).__name__}")
                 _tell((job, failed) for job in jobs)
+            self._done += len(jobs)
         self._log.leave()
 
     def _waiting(self) -> list[_Job]:

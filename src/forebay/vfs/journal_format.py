@@ -86,6 +86,8 @@ SEGMENT_MIN = ENTRIES_START + ENTRY_MAX
 
 # ---------------------------------------------------------------- records
 
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 
 def encode_text(about: str, fields: Mapping[str, object]) -> bytes:
     """A record's key and fields as JSON, in ASCII: paths may hold surrogate escapes.
@@ -94,7 +96,7 @@ def encode_text(about: str, fields: Mapping[str, object]) -> bytes:
         Invalid: not JSON, or more than 64 KiB of it.
     """
     try:
-        text = json.dumps([about, fields], allow_nan=False, separators=(",", ":")).encode("ascii")
+        text = _encode([about, fields]).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise Invalid(f"the fields of a journal record must be JSON: {error}") from error
     if len(text) > TEXT_MAX:

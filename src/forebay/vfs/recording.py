@@ -21,6 +21,7 @@ from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
 from forebay.vfs.sending import Pool, sums_in
 from forebay.vfs.staging import Staging
+from forebay.vfs.unsynced import is_unsynced, record_now, unsynced_fields
 
 log = structlog.get_logger()
 
@@ -41,8 +42,10 @@ class Recorder:
         return draft.stored is not None and not await self.differs(draft, draft.stored)
 
     async def is_recorded(self, draft: Draft) -> bool:
-        """Has the journal what a draft holds?"""
-        return draft.recorded is not None and not await self.differs(draft, draft.recorded)
+        """Has the journal what a draft holds, synced?"""
+        if draft.recorded is None or is_unsynced(draft.record):
+            return False
+        return not await self.differs(draft, draft.recorded)
 
     async def differs(self, draft: Draft, then: Snapshot) -> bool:
         """Has a draft changed since?"""
@@ -82,6 +85,17 @@ class Recorder:
         self.drop_aside(draft)
         failpoints.hit("upload.recorded")
 
+    def record_now(self, draft: Draft) -> bool:
+        """Have the journal name a small file that nobody has asked to be synced, without waiting; False if it cannot.
+
+        Raises:
+            NoSpace, FsError: as `record`.
+        """
+        if draft.recording.locked() or draft.is_gone or not record_now(draft, self._journal):
+            return False
+        self.drop_aside(draft)
+        return True
+
     async def amend(self, draft: Draft, **changed: object) -> None:
         """What the journal says of a draft beside its bytes is out of date, or is about to be as `changed` says.
 
@@ -94,7 +108,8 @@ class Recorder:
     async def _amend(self, draft: Draft, **changed: object) -> None:
         record = draft.record
         if record is not None:
-            fields = fields_of(draft, record.fields["size"]) | {"staging": record.fields["staging"]} | changed
+            kept = {"staging": record.fields["staging"]} | unsynced_fields(record)
+            fields = fields_of(draft, record.fields["size"]) | kept | changed
             if fields != record.fields:
                 draft.record = await self._journal.append(f"{draft.id:x}", fields, record.body)
 

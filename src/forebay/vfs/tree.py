@@ -70,8 +70,8 @@ class Tree:
         """
         if options.freshness not in ("ttl", *_LIFETIMES):
             raise Invalid(f"freshness must be 'immutable', 'ttl' or 'always', not {options.freshness!r}")
-        if options.write_mode not in ("through", "back"):
-            raise Invalid(f"write mode must be 'through' or 'back', not {options.write_mode!r}")
+        if options.write_mode not in ("through", "back", "lazy"):
+            raise Invalid(f"write mode must be 'through', 'back' or 'lazy', not {options.write_mode!r}")
         if options.policy not in (None, *POLICIES):
             raise Invalid(f"policy must be 'keep', 'lru' or 's3fifo', not {options.policy!r}")
         if options.quota_bytes is not None and options.quota_bytes < 0:

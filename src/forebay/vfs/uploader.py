@@ -6,6 +6,7 @@ What `close` and `fsync` wait for is `Uploader.flush`; what it means is the moun
 `back`      the journal has it, on the local disk.  It is sent in the background, in the order of recording: small
             files a few at a time, a large one alone, so that nothing shows in the store before what a large file
             before it holds.  A file that the store refuses for now does not hold up the others.
+`lazy`      `fsync` is as in `back`; `close` of a small file returns when a kill of the daemon cannot lose it.
 
 In mode `back` nobody waits for an upload that is under way: neither who writes on, nor who removes or renames the file
 (`held`).
@@ -35,6 +36,7 @@ from forebay.vfs.drafts import Draft, DraftTable
 from forebay.vfs.entries import FileEntry, Mount, file_entry
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.leaving import Leaving
+from forebay.vfs.lull import Lull
 from forebay.vfs.recording import Recorder
 from forebay.vfs.records import UploadInfo, draft_of
 from forebay.vfs.retries import Retries
@@ -43,6 +45,7 @@ from forebay.vfs.staging import Staging
 from forebay.vfs.storing import Host as StoringHost
 from forebay.vfs.storing import Storing
 from forebay.vfs.tree import Tree
+from forebay.vfs.unsynced import is_lost
 
 log = structlog.get_logger()
 
@@ -77,6 +80,7 @@ class Uploader:
         self._queue: dict[Draft, None] = {}  # in the order of recording
         self._running: dict[Draft, asyncio.Task[None]] = {}
         self._retries = Retries(clock)  # of drafts that failed, and of mounts whose store does not answer
+        self._lull = Lull()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()  # set whenever something has left the queue
@@ -97,7 +101,10 @@ class Uploader:
         """
         records: list[Record] = []
         for record in self._journal.recovered():
-            if record.fields.get("gone"):
+            lost = is_lost(record, self._staging)
+            if lost:
+                log.warning("upload.not_synced", path=record.fields["path"], reason="the machine stopped before it was")
+            if lost or record.fields.get("gone"):
                 self._journal.retire(record)
             elif record.fields.get("leaving"):
                 if (mount := self._mount_of(record, tree)) is not None:
@@ -186,7 +193,7 @@ class Uploader:
         """
         if draft.conflict:
             raise StaleVersion(draft.conflict, path=draft.path)
-        if draft.mount.settings.write_mode == "back" and draft.content.is_whole:
+        if draft.mount.settings.write_mode != "through" and draft.content.is_whole:
             if await self.recorder.record(draft):
                 self.enqueue(draft)
             if draft.conflict:
@@ -198,6 +205,17 @@ class Uploader:
             if not draft.is_gone:
                 await self.recorder.settle()
                 await self.storing.store(draft)
+
+    def close_now(self, draft: Draft) -> bool:
+        """Acknowledge a close without waiting, if the write mode lets a small file be unsynced; False: use `flush`.
+
+        Raises:
+            NoSpace, FsError: the journal's disk is full, or failed.
+        """
+        if draft.mount.settings.write_mode != "lazy" or draft.conflict or not self.recorder.record_now(draft):
+            return False
+        self.enqueue(draft)
+        return True
 
     @contextlib.asynccontextmanager
     async def _sendable(self, draft: Draft) -> AsyncIterator[None]:
@@ -300,6 +318,7 @@ class Uploader:
         """Send a draft after all that are queued now; if not `last`, where it is, should it be there already."""
         if last:
             self._queue.pop(draft, None)
+            self._lull.came(_now(), is_large=draft.content.size() > SINGLE_PUT_BYTES)
         self._queue.setdefault(draft, None)
         self._changed.set()
 
@@ -344,10 +363,18 @@ class Uploader:
             self._changed.clear()
             self._start_some()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._retries.wait_s()):
+                async with asyncio.timeout(self._wait_s()):
                     await self._changed.wait()
 
+    def _wait_s(self) -> float | None:
+        waits = self._retries.wait_s(), self._lull.left_s(_now(), len(self._queue))
+        return min((wait_s for wait_s in waits if wait_s is not None), default=None)
+
     def _start_some(self) -> None:
+        if not self._queue:
+            self._lull.emptied()
+        if self._lull.left_s(_now(), len(self._queue)) is not None:
+            return
         for draft in list(self._queue):
             is_large = draft.content.size() > SINGLE_PUT_BYTES
             if draft in self._running:
@@ -421,6 +448,7 @@ class Uploader:
             self._retries.forget(draft)
             self._retries.forget(draft.mount)
             draft.error = ""
+        self._lull.end()
         self._changed.set()
         while any(draft in self._queue and not draft.error for draft in waiting):
             self._idle.clear()
@@ -443,7 +471,8 @@ class Uploader:
 
     def released(self, draft: Draft) -> None:
         """A draft that nobody has open: let it become a cached version, or go, if it can."""
-        if not draft.is_lingering:
+        waits_unsent = draft in self._queue and draft.stored is None and not draft.is_gone
+        if not draft.is_lingering and not waits_unsent:
             self._spawn(self.settle(draft), f"settle {draft.path}")
 
     async def settle(self, draft: Draft) -> None:
@@ -488,3 +517,7 @@ class Uploader:
         draft.content.close()
         self._staging.remove(draft.staging)
         draft.is_ended = True
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,6 +107,27 @@ async def test_a_retired_record_is_written_soon_without_any_append(
         while await left_in(tmp_path):  # the same folder, while the other one has it open: reads only
             await asyncio.sleep(0.01)
     await journal.close()
+
+
+async def test_a_record_that_need_not_be_synced_is_written_at_once_and_outlasts_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path / "j")
+    assert journal.append_now("/a", {"n": 1}) is None  # there is no segment yet, and making one takes syncs
+    synced = await journal.append("/a", {"n": 1})
+    async with asyncio.timeout(30):
+        while (unsynced := journal.append_now("/b", {"n": [2]})) is None:  # the thread has told us, and is not done
+            await asyncio.sleep(0)
+    shutil.copytree(tmp_path / "j", tmp_path / "killed")
+    assert await left_in(tmp_path / "killed") == [synced, unsynced]
+    syncs: list[int] = []
+    monkeypatch.setattr(journal_log, "sync", syncs.append)
+    assert journal.append_now("/c", {}) is not None
+    assert syncs == []
+    await journal.settle()
+    assert len(syncs) == 1
+    await journal.close()
+    assert journal.append_now("/d", {}) is None
 
 
 async def test_what_was_recovered_can_be_retired_and_is_not_held_any_longer(tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ class NodeTable:
         if len(self._absent) > ABSENCES_MAX:
             self._absent.popitem(last=False)
 
+    def expect(self, folder: str, name: str) -> bool:
+        """The kernel itself is about to make a name: it need not be told; was it told that there is none?"""
+        return self._absent.pop((folder, name), True) is None
+
     def forget(self, ino: int, lookups: int) -> None:
         """Take lookups back; a node without any goes.  An unknown id is ignored: the kernel may race with us."""
         node = self._nodes.get(ino)

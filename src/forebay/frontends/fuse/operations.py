@@ -121,8 +121,8 @@ class Operations:
     async def _lookup(self, folder: str, name: str) -> Buffer:
         return self.tell(folder, name, await self._fs.lookup(folder, name))
 
-    def tell(self, folder: str, name: str, found: Found) -> Buffer:
-        """The answer to a lookup, which counts as one."""
+    def tell(self, folder: str, name: str, found: Found, *, draft_attr_s: int = 0) -> Buffer:
+        """The answer to a lookup, which counts as one; attributes of a file that is written hold `draft_attr_s`."""
         if found.entry is None:
             if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
                 raise NameTooLong(f"a name in {folder} is longer than {NAME_BYTES_MAX} bytes")
@@ -130,7 +130,7 @@ class Operations:
             return wire.pack_absence(min(found.ttl_s, ABSENCE_S_MAX))
         node = self.nodes.tell(folder, name, found.entry)
         self._thin_out()
-        return self._pack_entry(node, found.ttl_s)
+        return self._pack_entry(node, found.ttl_s, draft_attr_s)
 
     def _thin_out(self) -> None:
         """Of more nodes than memory has room for, have the kernel forget the eldest; its answers are FORGETs."""
@@ -138,10 +138,10 @@ class Operations:
             self._crowd = len(self.nodes) + PRUNED // 10  # no more of it until these may have gone
             self.on_crowd(self.nodes.eldest_files(PRUNED))
 
-    def _pack_entry(self, node: Node, ttl_s: float) -> bytes:
+    def _pack_entry(self, node: Node, ttl_s: float, draft_attr_s: int = 0) -> bytes:
         attr = wire.pack_attr(node.ino, node.entry, self._owner)
         if isinstance(node.entry, FileEntry) and is_draft(node.entry):
-            return wire.pack_entry(node.ino, attr, ttl_s, 0)
+            return wire.pack_entry(node.ino, attr, ttl_s, draft_attr_s)
         return wire.pack_entry(node.ino, attr, ttl_s)
 
     def forget(self, request: Request) -> Answer:

@@ -19,12 +19,13 @@ from forebay.frontends.fuse.server import Answer, Handler
 from forebay.frontends.fuse.wire import Request
 from forebay.paths import check_name, join
 from forebay.stores.posix import posix_of
-from forebay.types import Attributes, Buffer
+from forebay.types import Attributes, Buffer, Posix
 from forebay.vfs.drafts import OpenDraft, is_draft
 from forebay.vfs.entries import Entry, FileEntry, Found
 from forebay.vfs.filesystem import FileSystem
 
 _AT_ONCE_BYTES = 256 * 1024  # written here and now: less than a hand-over to a thread costs
+_MADE_S = 1  # the attributes of a file that was just made hold
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _XATTR_CREATE, _XATTR_REPLACE = 1, 2  # linux/xattr.h
 OWN_XATTRS = "user.forebay."  # tell where a file is, and are nobody's to set
@@ -38,8 +39,8 @@ class Names(Protocol):
         """The node of an id, or ESTALE."""
         ...
 
-    def tell(self, folder: str, name: str, found: Found) -> Buffer:
-        """The answer to a lookup, which counts as one."""
+    def tell(self, folder: str, name: str, found: Found, *, draft_attr_s: int = 0) -> Buffer:
+        """The answer to a lookup, which counts as one; attributes of a file that is written hold `draft_attr_s`."""
         ...
 
     def attributes(self, node: Node) -> bytes:
@@ -113,18 +114,32 @@ class Writing:
         """CREATE: make and open."""
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(request.body)
         name = wire.parse_name(request.body[abi.CREATE_IN.size :])
-        return self._create(request, name, flags, mode & ~umask)
-
-    async def _create(self, request: Request, name: str, flags: int, mode: int) -> Buffer:
         folder = self._names.node(request.nodeid).entry.path
         check_name(name)
-        posix = posix_of(stat.S_IMODE(mode) & 0o1777, request.uid, request.gid)
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
-        exclusive, truncate = bool(flags & os.O_EXCL), bool(flags & os.O_TRUNC)
+        posix = posix_of(stat.S_IMODE(mode & ~umask) & 0o1777, request.uid, request.gid)
+        was_absent, opened = self._nodes.expect(folder, name), None
+        try:
+            opened = self._fs.changes.create_now(join(folder, name), posix, writes=flags & os.O_ACCMODE != os.O_RDONLY)
+        finally:
+            if opened is None and was_absent:
+                self._nodes.tell_absent(folder, name)
+        return self._create(folder, name, flags, posix) if opened is None else self._created(folder, name, opened)
+
+    async def _create(self, folder: str, name: str, flags: int, posix: Posix) -> Buffer:
         opened = await self._fs.changes.create(
-            join(folder, name), posix, exclusive=exclusive, writes=writes, truncate=truncate
+            join(folder, name),
+            posix,
+            exclusive=bool(flags & os.O_EXCL),
+            writes=flags & os.O_ACCMODE != os.O_RDONLY,
+            truncate=bool(flags & os.O_TRUNC),
         )
-        told = self._names.tell(folder, name, Found(opened.entry, 1.0))
+        return self._created(folder, name, opened)
+
+    def _created(self, folder: str, name: str, opened: OpenDraft) -> bytes:
+        # The kernel knows of changes that go through it.  If it is the only one who may change the file, its attributes
+        # hold until then; who makes a file asks for them at once, twice.
+        attr_s = _MADE_S if self._fs.has_one_view else 0
+        told = self._names.tell(folder, name, Found(opened.entry, 1.0), draft_attr_s=attr_s)
         node = self._nodes.current(folder, name)
         return b"".join((memoryview(told), self._handles.open(node, opened)))
 
@@ -166,18 +181,22 @@ class Writing:
     def flush(self, request: Request) -> Answer:
         """FLUSH: at each close(2)."""
         fh, *_ = abi.FLUSH_IN.unpack_from(request.body)
-        return self._flush(fh)
+        return self._flush(fh, is_close=True)
 
     def fsync(self, request: Request) -> Answer:
         """FSYNC."""
         fh, *_ = abi.FSYNC_IN.unpack_from(request.body)
         return self._flush(fh)
 
-    def _flush(self, fh: int) -> Answer:
+    def _flush(self, fh: int, *, is_close: bool = False) -> Answer:
         file = self._handles.file(fh)
-        if isinstance(file, OpenDraft) and file.is_writer:
-            return self._flushed(file)
-        return b""
+        if (
+            not isinstance(file, OpenDraft)
+            or not file.is_writer
+            or (is_close and self._fs.uploader.close_now(file.draft))
+        ):
+            return b""
+        return self._flushed(file)
 
     async def _flushed(self, file: OpenDraft) -> Buffer:
         await self._fs.uploader.flush(file.draft)

@@ -1,0 +1,75 @@
+"""Files of mode `lazy` that were closed and not synced: the journal names the local file, and knows its checksum.
+
+A kill of the daemon leaves both as they are.  A power cut may take either; then the checksum tells whether the file is
+what was closed.  If it is not, it goes: as on a local disk, a file that nobody synced is not promised to outlast that.
+
+*Callers*: the uploader, on the loop.  *Locks*: none.  *Awaits*: nothing.  *Invariant*: what was synced and is not in
+the store yet is never replaced by what is not.
+"""
+
+import functools
+import os
+from array import array
+from typing import Any
+
+from forebay.cache.index import BOOT_ID
+from forebay.vfs.content import Snapshot, sums_of
+from forebay.vfs.drafts import Draft
+from forebay.vfs.journal import Journal, Record
+from forebay.vfs.journal_format import BODY_MAX
+from forebay.vfs.records import fields_of
+from forebay.vfs.sending import sums_in
+from forebay.vfs.staging import Staging
+
+_OF_UNSYNCED = ("boot", "sums")
+
+
+def is_unsynced(record: Record | None) -> bool:
+    """May a power cut take what that record is of?"""
+    return record is not None and "sums" in record.fields
+
+
+def unsynced_fields(record: Record) -> dict[str, Any]:
+    """What tells of a record that it is not synced, for one that takes its place."""
+    return {name: record.fields[name] for name in _OF_UNSYNCED if name in record.fields}
+
+
+def record_now(draft: Draft, journal: Journal) -> bool:
+    """Have the journal name a small file that nobody has asked to be synced, without waiting; False if it cannot.
+
+    Raises:
+        NoSpace, FsError: the journal's disk is full, or failed.
+    """
+    content = draft.content
+    is_kept = draft.stored is not None or (draft.record is not None and not is_unsynced(draft.record))
+    if is_kept or not content.is_whole or (stamp := content.stamp()).size > BODY_MAX:
+        return False
+    data = os.pread(content.fd, BODY_MAX, 0)
+    sums = sums_in(data)
+    told = {"boot": boot_id(), "sums": list(sums)}
+    record = journal.append_now(f"{draft.id:x}", fields_of(draft, len(data)) | told)
+    if record is None:
+        return False
+    draft.record, draft.recorded = record, Snapshot(stamp._replace(size=len(data)), sums)
+    return True
+
+
+def is_lost(record: Record, staging: Staging) -> bool:
+    """Has a power cut taken what was closed and not synced?"""
+    fields = record.fields
+    if not is_unsynced(record) or fields["boot"] == boot_id():
+        return False
+    try:
+        fd = staging.open(fields["staging"])
+    except FileNotFoundError:
+        return True
+    try:
+        return sums_of(fd) != array("Q", fields["sums"])
+    finally:
+        os.close(fd)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Another one after each start of the machine."""
+    return BOOT_ID.read_text().strip()
