@@ -284,6 +284,10 @@ class FileSystem:
         assert mount is not None
         await self.writer.learn(mount, path, entry, alone=entry is None, told=told)
 
+    async def settle_attributes(self, mount: Mount) -> None:
+        """Return when what is kept of files of a mount is on the disk (storing.Host)."""
+        await self.kept.settle(mount.store.location)
+
     async def foresee(self, path: str) -> None:
         """What a path shows is about to change (uploader.Host)."""
         await self.metadata.foresee(paths.split(path)[0])

@@ -171,16 +171,16 @@ class Writing:
     def fsync(self, request: Request) -> Answer:
         """FSYNC."""
         fh, *_ = abi.FSYNC_IN.unpack_from(request.body)
-        return self._flush(fh)
+        return self._flush(fh, is_synced=True)
 
-    def _flush(self, fh: int) -> Answer:
+    def _flush(self, fh: int, *, is_synced: bool = False) -> Answer:
         file = self._handles.file(fh)
         if isinstance(file, OpenDraft) and file.is_writer:
-            return self._flushed(file)
+            return self._flushed(file, is_synced)
         return b""
 
-    async def _flushed(self, file: OpenDraft) -> Buffer:
-        await self._fs.uploader.flush(file.draft)
+    async def _flushed(self, file: OpenDraft, is_synced: bool) -> Buffer:
+        await self._fs.uploader.flush(file.draft, is_synced=is_synced)
         return b""
 
     def fallocate(self, request: Request) -> Answer:
