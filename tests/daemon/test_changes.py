@@ -114,3 +114,19 @@ def test_a_move_onto_a_folder_that_holds_something_is_an_error_of_its_kind(mount
     (mounted / "full" / "x").write_bytes(b"")
     with pytest.raises(NotEmpty):
         list(client.stream("POST", "/v1/fs/move", {"source": "/data/in/sub", "target": "/data/in/full"}))
+
+
+def test_empty_folders_are_listed_and_copied_with_a_tree(
+    forebay: RunForebay, mounted: Path, other: Path, tmp_path: Path
+) -> None:
+    for name in ("empty", "deep/er"):
+        (mounted / "sub" / name).mkdir(parents=True)
+    expected = {"big", "deep", "deep/er", "empty"}
+    assert set(forebay("fs", "ls", "-R", "/data/in/sub").lines) == expected
+    for words in (("get", "/data/in/sub", str(tmp_path / "got")), ("cp", "-r", "/data/in/sub", "/other/sub")):
+        assert forebay("fs", *words).code == 0
+    assert names(tmp_path / "got") == expected
+    assert forebay("fs", "put", str(tmp_path / "got"), "/other/put").code == 0
+    assert forebay("fs", "cp", "-r", "/data/in/sub/empty", "/other/none").code == 0
+    assert forebay("fs", "flush", "/other").code == 0
+    assert names(other) == {"none", "put", "sub"} | {f"{top}/{name}" for top in ("put", "sub") for name in expected}

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from fault.writing_rig import DOWN, Writing
-from forebay.errors import NoSpace, StaleVersion, Unavailable
+from forebay.errors import Busy, NoSpace, StaleVersion, Unavailable
 from forebay.testing.faulty_store import Hang
 from forebay.types import Attributes
+from forebay.vfs.mounter import MountChanges
 
 SMALL, LARGE = b"small", bytes(range(256)) * 4096 * 9  # the second goes in parts
 SIZES = pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
@@ -395,3 +396,63 @@ async def test_a_conflict_that_is_met_again_after_a_crash_is_kept_once(rig: Writ
     rig.fs.start()
     await rig.settled()
     assert sorted(key.partition(".")[0] for key in rig.memory("s")._objects) == ["f", "f"]
+
+
+# ------------------------------------------------------------------ unmounting
+
+
+async def test_an_unmount_waits_for_what_has_just_been_closed_and_written(rig: Writing) -> None:
+    await rig.start("back")
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, SMALL)
+    await rig.fs.uploader.flush(opened.draft)
+    asyncio.get_running_loop().call_later(0.1, opened.close)  # as the kernel does, after close(2) has returned
+    await rig.fs.unmount("/s")
+    assert await rig.stored("f") == SMALL
+
+
+async def test_an_unmount_says_what_it_waited_for_in_vain(rig: Writing) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, SMALL)
+    with pytest.raises(Busy, match="1 file waits for its upload: forebay fs flush /s"):
+        await rig.fs.unmount("/s")
+    await rig.fs.changes.unlink("/s/f")
+    with pytest.raises(Busy, match="is being removed from the store"):
+        await rig.fs.unmount("/s")
+    gate.set()
+    await rig.fs.unmount("/s")
+    assert await rig.stored("f") is None
+
+
+# ------------------------------------------------------------------ attributes that Forebay keeps
+
+
+async def test_attributes_are_on_the_disk_after_an_fsync_and_before_the_journal_forgets_them(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def note(holder: object, name: str, what: str) -> None:
+        real = getattr(holder, name)
+
+        def noted(*words: object) -> None:
+            done.append(what)
+            real(*words)
+
+        monkeypatch.setattr(holder, name, noted)
+
+    note(rig.fs.kept._db, "sync", "synced")
+    note(rig.fs.journal, "retire", "forgotten")
+    await rig.start("through")
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, SMALL)
+    await rig.fs.uploader.flush(opened.draft)
+    assert done == []
+    await rig.fs.uploader.flush(opened.draft, is_synced=True)
+    assert done == ["synced"]
+    opened.close()
+    await rig.settled()
+    await rig.fs.update_mount("/s", MountChanges(write_mode="back"))
+    await rig.save("/s/g", SMALL)
+    await rig.settled()
+    assert done == ["synced", "synced", "forgotten"]

@@ -35,6 +35,7 @@ class Plan:
     """What a copy will do, and what it already knows it cannot do."""
 
     transfers: list[Transfer] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # to be made, for no file is copied into them
     failed: list[Failure] = field(default_factory=list)
 
 
@@ -98,10 +99,14 @@ class _Planner:
             raise NotADirectory(f"a folder cannot replace the file {self._target_path}")
         base = self._below(path) if self._into == "folder" else self._target_path
         self._refuse_overlap(path, base)
-        self.plan.transfers += [
-            Transfer(posixpath.join(path, name), posixpath.join(base, name), size)
-            for name, size in self._source.files(path, self.plan.failed)
-        ]
+        folders, held = {""}, set[str]()  # all there are, and those that hold something
+        for name, size in self._source.entries(path, self.plan.failed):
+            held.add(posixpath.dirname(name))
+            if size is None:
+                folders.add(name)
+            else:
+                self.plan.transfers.append(Transfer(posixpath.join(path, name), posixpath.join(base, name), size))
+        self.plan.folders += [posixpath.join(base, name) if name else base for name in sorted(folders - held)]
 
     def _below(self, path: str) -> str:
         """The target for a source in the target folder: by its own name; `folder/.` means the content."""
@@ -161,6 +166,11 @@ def run_plan(plan: Plan, source: Place, target: Place, progress: Progress) -> Do
         else:
             tally.add(1, 0)
 
+    for folder in plan.folders:
+        try:
+            target.make_folder(folder)
+        except OSError as error:
+            plan.failed.append((folder, describe_error(error)))
     if len(plan.transfers) == 1:
         transfer_one(plan.transfers[0])  # on the main thread, where Ctrl-C interrupts a read of stdin
     else:

@@ -57,8 +57,15 @@ class Place(Protocol):
         """What is there; None for nothing."""
         ...
 
-    def files(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int]]:
-        """Every file below a folder: relative path and size in bytes; what cannot be copied goes to `failed`."""
+    def entries(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int | None]]:
+        """Every file and folder below a folder: relative path, and size in bytes or None of a folder.
+
+        What cannot be copied goes to `failed`.
+        """
+        ...
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, and those above it, if they are not there."""
         ...
 
     def read(self, path: str) -> Iterator[bytes]:
@@ -86,15 +93,20 @@ class TreePlace:
             return None
         return "file" if entry["kind"] == "file" else "folder"
 
-    def files(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int]]:
-        """See `Place.files`."""
+    def entries(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int | None]]:
+        """See `Place.entries`."""
         folder = paths.normalize(path)
         for entry in self._client.stream("GET", "/v1/fs/list", query={"path": path, "recursive": 1}):
             if entry.get("hidden"):
                 failed.append((path, f"{entry['hidden']} keys of the store cannot be shown as files"))
-            elif entry.get("kind") == "file":
+            else:
                 # Normal paths hold no "..": a listing cannot lead out of the target folder.
-                yield paths.relative(paths.normalize(entry["path"]), folder), entry["size"]
+                size = entry["size"] if entry["kind"] == "file" else None
+                yield paths.relative(paths.normalize(entry["path"]), folder), size
+
+    def make_folder(self, path: str) -> None:
+        """See `Place.make_folder`."""
+        self._client.call("POST", "/v1/fs/mkdir", {"path": path, "parents": True})
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Place.read`."""
@@ -117,8 +129,8 @@ class LocalPlace:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def files(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int]]:
-        """See `Place.files`: links to files are followed, links to folders are not."""
+    def entries(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int | None]]:
+        """See `Place.entries`: links to files are followed, links to folders are not."""
 
         def unreadable(error: OSError) -> None:
             failed.append((os.fsdecode(error.filename), error.strerror or str(error)))
@@ -127,6 +139,8 @@ class LocalPlace:
         for folder, folders, names in os.walk(path, onerror=unreadable):
             links = [os.path.join(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
             failed.extend((link, "a link to a folder is not followed") for link in links)
+            if folder != path:
+                yield folder.removeprefix(prefix), None
             for name in names:
                 file = os.path.join(folder, name)
                 try:
@@ -172,6 +186,10 @@ class LocalPlace:
                 os.unlink(temporary)
             raise
 
+    def make_folder(self, path: str) -> None:
+        """See `Place.make_folder`."""
+        os.makedirs(path, exist_ok=True)
+
     @staticmethod
     def _find_mode(path: str) -> int | None:
         try:
@@ -189,9 +207,12 @@ class StreamPlace:
         """See `Place.find_kind`."""
         return "file"
 
-    def files(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int]]:
-        """See `Place.files`: there are none below."""
+    def entries(self, path: str, failed: list[Failure]) -> Iterator[tuple[str, int | None]]:
+        """See `Place.entries`: there are none below."""
         return iter(())
+
+    def make_folder(self, path: str) -> None:
+        """See `Place.make_folder`: there are none."""
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Place.read`."""

@@ -5,6 +5,8 @@ of each file is cached costs 10 us.
 """
 
 import asyncio
+import heapq
+import os
 from collections.abc import AsyncGenerator, Sequence
 
 from forebay import paths
@@ -66,17 +68,21 @@ async def _below(fs: FileSystem, path: str, hidden: list[int]) -> AsyncGenerator
     apart = [mount.path for mount in fs.tree.below(path)] + [draft.path for draft in fs.drafts.below(path)]
     around = {folder for one in apart for folder in _folders_above(one)}
     untold = set(around)
-    async for files in fs.walk(path, on_hidden=hidden.append):
+    folders: list[FolderEntry] = []  # of the page to come
+    async for files in fs.walk(path, on_hidden=hidden.append, on_folders=folders.extend):
         found: list[Entry] = []
-        for file in files:
-            for folder in _new_folders(file, above):
+        pages: tuple[list[Entry], list[Entry]] = [*folders], [*files]
+        for entry in heapq.merge(*pages, key=_key):
+            for folder in _new_folders(entry, above):
                 if folder.path not in around:
                     found.append(folder)
                 elif folder.path in untold:
                     untold.discard(folder.path)
                     found.append(folder)
-            above = paths.split(file.path)[0]
-            found.append(file)
+            above = _folder_of(entry)
+            if isinstance(entry, FileEntry):
+                found.append(entry)
+        folders.clear()
         for start in range(0, len(found), BATCH):
             yield [entry_info(fs, one) for one in found[start : start + BATCH]]
             await asyncio.sleep(0)
@@ -90,12 +96,26 @@ def _folders_above(path: str) -> list[str]:
     return found
 
 
-def _new_folders(file: FileEntry, last: str) -> list[FolderEntry]:
-    """The folders above a file that the folder `last`, of the file before it, does not lie in; outermost first."""
+def _folder_of(entry: Entry) -> str:
+    """A folder itself, or the one that a file lies in."""
+    return paths.split(entry.path)[0] if isinstance(entry, FileEntry) else entry.path
+
+
+def _key(entry: Entry) -> bytes:
+    """The order of stores."""
+    return os.fsencode(entry.path if isinstance(entry, FileEntry) else entry.path + "/")
+
+
+def _new_folders(entry: Entry, last: str) -> list[FolderEntry]:
+    """The folders that an entry is, or lies in, and the folder `last`, of the one before, does not; outermost first."""
     found: list[FolderEntry] = []
-    folder = paths.split(file.path)[0]
+    folder = _folder_of(entry)
     while not paths.is_within(last, folder):
-        found.append(FolderEntry(folder, file.mount, file.mount.mounted_ns))
+        if isinstance(entry, FolderEntry) and folder == entry.path:
+            found.append(entry)
+        else:
+            assert entry.mount is not None
+            found.append(FolderEntry(folder, entry.mount, entry.mount.mounted_ns))
         folder = paths.split(folder)[0]
     return found[::-1]
 

@@ -162,13 +162,14 @@ class KeptAttributes:
         if self.has_any(location):
             await self._ask(lambda db: db.forget_below(location, prefix))
 
-    async def settle(self) -> None:
-        """Return when all that was changed before is on the disk, for a power cut too.
+    async def settle(self, location: str) -> None:
+        """Return when all that was changed before of that location is on the disk, for a power cut too.
 
         Raises:
             NoSpace: the disk refuses.
         """
-        await self._ask(lambda _: None, is_synced=True)
+        if self.has_any(location):
+            await self._ask(lambda _: None, is_synced=True)
 
     async def close(self) -> None:
         """Finish what was asked for, and end the thread; no call may follow."""

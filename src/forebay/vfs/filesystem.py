@@ -211,12 +211,17 @@ class FileSystem:
         return self.metadata.believed_s(listing)
 
     async def walk(
-        self, path: str, *, on_hidden: Callable[[int], None] | None = None
+        self,
+        path: str,
+        *,
+        on_hidden: Callable[[int], None] = lambda _: None,
+        on_folders: Callable[[list[FolderEntry]], None] = lambda _: None,
     ) -> AsyncIterator[list[FileEntry]]:
         """Every file at or below a path, page by page.
 
         Args:
             on_hidden: told how many keys of a page no file name can show.
+            on_folders: told, before each page, of folders in it that are objects themselves, as empty ones are.
 
         Raises:
             NotFound: nothing is at the path.
@@ -232,14 +237,20 @@ class FileSystem:
         told |= self.uploader.leaving.below(path)
         inner = [other for other in self.tree.below(path) if other is not mount]
         if mount is not None:
-            hidden = [other.path for other in inner]
-            async with contextlib.aclosing(self.metadata.walk(mount, path, prefix, on_hidden)) as pages:
+
+            def is_shown(entry: Entry) -> bool:
+                return not any(paths.is_within(entry.path, other.path) for other in inner)
+
+            def tell_folders(folders: list[FolderEntry]) -> None:
+                on_folders([folder for folder in folders if is_shown(folder)])
+
+            async with contextlib.aclosing(self.metadata.walk(mount, path, prefix, on_hidden, tell_folders)) as pages:
                 async for files in pages:
                     shown = [file for file in files if file.path not in told] if told else files
-                    yield [file for file in shown if not any(paths.is_within(file.path, h) for h in hidden)]
+                    yield [file for file in shown if is_shown(file)] if inner else shown
         for other in inner:
             if self.tree.locate(paths.split(other.path)[0]).mount in (mount, None):
-                async for files_below in self.walk(other.path, on_hidden=on_hidden):
+                async for files_below in self.walk(other.path, on_hidden=on_hidden, on_folders=on_folders):
                     yield files_below
 
     def hidden(self, path: str) -> int:
@@ -299,6 +310,10 @@ class FileSystem:
         mount = self.tree.locate(path).mount
         assert mount is not None
         await self.writer.learn(mount, path, entry, alone=entry is None, told=told)
+
+    async def settle_attributes(self, mount: Mount) -> None:
+        """Return when what is kept of files of a mount is on the disk (storing.Host)."""
+        await self.kept.settle(mount.store.location)
 
     async def foresee(self, path: str) -> None:
         """What a path shows is about to change (uploader.Host)."""

@@ -122,7 +122,8 @@ class Folder:
             amended = block if rows.keys().isdisjoint(block.names) else block.amended(rows)
             if amended is not None:
                 listing.add(amended)
-        listing.add_rows([row for name, row in rows.items() if row is not None and listing.find(name) is None])
+        new = sorted((name, row) for name, row in rows.items() if row is not None and listing.find(name) is None)
+        listing.add_rows([row for _, row in new])
         listing.hidden = self.listing.hidden
         listing.finish()
         self.listing = listing

@@ -23,7 +23,7 @@ from forebay.errors import FsError, NotFound, TimedOut, Unavailable
 from forebay.paths import is_within, join, split
 from forebay.stores.base import FolderStore, ListPage
 from forebay.types import ObjectMeta
-from forebay.vfs.entries import Entry, FileEntry, Found, Mount, file_entry, folder_entry
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, file_entry, folder_entry
 from forebay.vfs.folders import Folder, FolderCache, Known
 from forebay.vfs.listing import Listing, Moment, StoredListing
 from forebay.vfs.names import Names
@@ -290,11 +290,18 @@ class Metadata:
                 await pages.aclose()
 
     async def walk(
-        self, mount: Mount, path: str, key_prefix: str, on_hidden: Callable[[int], None] | None = None
+        self,
+        mount: Mount,
+        path: str,
+        key_prefix: str,
+        on_hidden: Callable[[int], None] = lambda _: None,
+        on_folders: Callable[[list[FolderEntry]], None] = lambda _: None,
     ) -> AsyncGenerator[list[FileEntry], None]:
         """Every file below a folder, page by page; the listings of its folders are known afterwards.
 
-        `on_hidden` is told how many keys of a page no file name can show.
+        Args:
+            on_hidden: told how many keys of a page no file name can show.
+            on_folders: told, before each page, of folders in it that are objects themselves, as empty ones are.
         """
         walked = Walked(mount, path, key_prefix, entries_max=self._listed_max, learn=self._learn_walked)
         began = page_began = self._moment()
@@ -302,8 +309,9 @@ class Metadata:
             async for page in pages:
                 hidden = walked.hidden
                 found = walked.add_page(page, page_began)
-                if on_hidden is not None and walked.hidden > hidden:
+                if walked.hidden > hidden:
                     on_hidden(walked.hidden - hidden)
+                on_folders(walked.folders)
                 yield found
                 page_began = self._moment()
         walked.finish(began)

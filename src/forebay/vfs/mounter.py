@@ -6,6 +6,7 @@ after its store has answered; a store is closed when nothing is under way throug
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -24,6 +25,8 @@ from forebay.vfs.tree import Tree
 from forebay.vfs.uploader import Uploader
 
 log = structlog.get_logger()
+
+QUIET_S, LOOK_S = 1.0, 0.02  # how long an unmount waits for what has just been closed, and how often it looks
 
 
 class Host(Protocol):
@@ -184,14 +187,16 @@ class Mounter:
 
         Raises:
             NotFound: no mount is there.
-            Busy: files of it are open or wait for their upload, or something is mounted inside it.
+            Busy: files of it are open or wait for their upload, or something is mounted inside it; what has just been
+                closed, or sent, is waited for a moment.
         """
         host = self._host
         mount = host.tree.mount_at(path)
-        count = mount.open_files if mount is not None else 0
-        if count:
-            raise Busy(f"{path} is busy: {count} of its files are open", path=path)
-        await self._check_uploads(path)
+        if mount is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUIET_S):
+                    await self._until_quiet(mount)
+            self._check_quiet(mount)
         mount = host.tree.remove_mount(path)
         self._forget(path)
         await host.prefetcher.forget(path)
@@ -201,14 +206,31 @@ class Mounter:
         await mount.store.close()
         log.info("mount.removed", path=path, url=mount.url)
 
-    async def _check_uploads(self, path: str) -> None:
-        """Raise Busy if the store lacks what was written: without its mount it could not be sent."""
-        for draft in self._host.drafts.below(path):
+    async def _until_quiet(self, mount: Mount) -> None:
+        for pause_s in itertools.chain([0.0], itertools.repeat(LOOK_S)):
+            await asyncio.sleep(pause_s)
+            if not mount.open_files and await self._is_sent(mount):
+                return
+
+    async def _is_sent(self, mount: Mount) -> bool:
+        """Has the store all that was written, and nothing that is to go?"""
+        for draft in self._host.drafts.below(mount.path):
+            draft.is_lingering = False  # nobody will open it any more
             with contextlib.suppress(FsError):
                 await self._host.uploader.settle(draft)  # one whose upload has just ended is about to go
+        return not self._host.drafts.below(mount.path) and not self._host.uploader.leaving.count_in(mount)
+
+    def _check_quiet(self, mount: Mount) -> None:
+        """Raise Busy if the store lacks what was written, or somebody has a file open: without its mount it is lost."""
+        path = mount.path
+        if mount.open_files:
+            raise Busy(f"{path} is busy: {mount.open_files} of its files are open", path=path)
         if count := len(self._host.drafts.below(path)):
             waiting = "1 file waits for its" if count == 1 else f"{count:,} files wait for their"
             raise Busy(f"{path} is busy: {waiting} upload: forebay fs flush {path}", path=path)
+        if self._host.uploader.leaving.count_in(mount):
+            message = f"{path} is busy: a file that was removed while it was uploaded is being removed from the store"
+            raise Busy(f"{message}; try again in a moment", path=path)
 
     def _forget(self, path: str) -> None:
         self._host.metadata.forget(path)

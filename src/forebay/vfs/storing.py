@@ -22,7 +22,7 @@ from forebay.types import ByteRange, ObjectMeta
 from forebay.units import format_size
 from forebay.vfs.content import SMALL_BYTES, Content, PatchedContent, Snapshot, begin_to_settle, sums_of
 from forebay.vfs.drafts import Draft, DraftTable
-from forebay.vfs.entries import FileEntry, file_entry
+from forebay.vfs.entries import FileEntry, Mount, file_entry
 from forebay.vfs.growing import Growing
 from forebay.vfs.leaving import Leaving
 from forebay.vfs.openfile import OpenFile
@@ -44,6 +44,10 @@ class Host(Protocol):
 
     async def learn_file(self, path: str, entry: FileEntry | None, *, told: bool = True) -> None:
         """A path shows that file from now on; known in a way that outlives a crash."""
+        ...
+
+    async def settle_attributes(self, mount: Mount) -> None:
+        """Return when what Forebay keeps of files of a mount is on the disk."""
         ...
 
     async def foresee(self, path: str) -> None:
@@ -190,6 +194,8 @@ class Storing:
                 base = self._host.open_version(entry)
                 draft.content.rebase(entry.size, base.read, base.close)
             await self._host.learn_file(draft.path, entry, told=False)
+            if draft.record is not None:  # which has the attributes, and is about to go
+                await self._host.settle_attributes(draft.mount)
         except BaseException:
             draft.has_new_attributes = True
             raise

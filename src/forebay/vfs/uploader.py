@@ -183,8 +183,11 @@ class Uploader:
         if can and draft.mount.settings.write_mode == "through" and draft.writers == 1:
             self._spawn(self.storing.growing.watch(draft), f"parts of {draft.path}")
 
-    async def flush(self, draft: Draft) -> None:
+    async def flush(self, draft: Draft, *, is_synced: bool = False) -> None:
         """Return when what was written is acknowledged, as the mount's write mode says.
+
+        Args:
+            is_synced: attributes that Forebay keeps are to outlast a power cut too, as after fsync(2).
 
         Raises:
             StaleVersion: somebody else has changed the object meanwhile; both are kept.
@@ -205,6 +208,8 @@ class Uploader:
             if not draft.is_gone:
                 await self.recorder.settle()
                 await self.storing.store(draft)
+                if is_synced:
+                    await self._host.settle_attributes(draft.mount)
 
     def close_now(self, draft: Draft) -> bool:
         """Acknowledge a close without waiting, if the write mode lets a small file be unsynced; False: use `flush`.

@@ -10,7 +10,7 @@ from forebay.paths import join
 from forebay.stores.base import ListPage
 from forebay.types import FolderMeta, ObjectMeta
 from forebay.vfs.blocks import Row, file_row, folder_row
-from forebay.vfs.entries import FileEntry, Mount, file_entry
+from forebay.vfs.entries import FileEntry, FolderEntry, Mount, file_entry, folder_entry
 from forebay.vfs.listing import Listing, Moment, name_of
 
 
@@ -41,9 +41,11 @@ class Walked:
         self._folder_metas: dict[str, FolderMeta] = {}  # of folders not yet reached
         self._is_ordered = True
         self.hidden = 0  # keys that no file name can show, markers of folders aside
+        self.folders: list[FolderEntry] = []  # of the last page, those that are objects themselves: empty ones are
 
     def add_page(self, page: ListPage, began: Moment) -> list[FileEntry]:
         """Take the next page, whose request began then; the files it shows."""
+        self.folders = []
         self._folder_metas.update(page.folder_metas)
         found = [self._add(meta, began) for meta in page.objects]
         return [file for file in found if file is not None]
@@ -61,6 +63,8 @@ class Walked:
             self.hidden += 1
             return None
         if not name:  # a marker is the folder itself
+            if folders:
+                self.folders.append(folder_entry(listing.path, self._mount, FolderMeta(meta.mtime_ns, meta.posix)))
             return None
         if name_of(name, "") != name:
             listing.hidden += 1

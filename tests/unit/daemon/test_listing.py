@@ -50,7 +50,7 @@ async def test_a_tree_comes_with_its_folders_its_mounts_and_the_number_of_keys_t
 ) -> None:
     listed = await lines(list_below(fs, "/"))
     assert [line["path"] for line in listed[:-1]] == [
-        *("/odd", "/odd/folder", "/odd/folder/in", "/odd/plain"),
+        *("/odd", "/odd/empty", "/odd/folder", "/odd/folder/in", "/odd/plain"),
         *("/odd/inner", "/odd/inner/deep", "/odd/inner/deep/file"),
         "/virtual",
     ]
@@ -102,3 +102,14 @@ def test_a_field_of_another_type_is_refused(fields: dict[str, object], take: str
     method = getattr(Fields(fields), take)
     with pytest.raises(Invalid):
         method() if take == "path" else method(take)
+
+
+async def test_a_tree_comes_with_its_empty_folders_in_order(fs: FileSystem) -> None:
+    await fs.mkdir("/odd/none")
+    await fs.mkdir("/odd/some")
+    await fs.mkdir("/odd/some/none")
+    listed = [line["path"] for line in await lines(list_below(fs, "/odd")) if "path" in line]
+    assert [path for path in listed if "none" in path or "some" in path or "empty" in path] == [
+        "/odd/empty", "/odd/none", "/odd/some", "/odd/some/none"
+    ]  # fmt: skip
+    assert len(listed) == len(set(listed))

@@ -179,7 +179,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     places = ["mem://s", "s3://\udcff", "file:///x"]
     first = KeptAttributes(path)
     await asyncio.gather(*(first.set(place, "k\udcff", Attributes(1, 2, 3, -4), version="v") for place in places))
-    await first.settle()
+    await first.settle(places[0])
     await first.close()
     second = KeptAttributes(path)
     assert [second.has_any(place) for place in (*places, "mem://none")] == [True, True, True, False]
@@ -197,7 +197,9 @@ async def test_what_was_settled_has_been_synced(kept: KeptAttributes, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     await kept.set(AT, "k", Attributes(uid=1))
     assert synced == []  # a process that ends does not lose it; each chmod(2) need not wait for the disk
-    await kept.settle()
+    await kept.settle("mem://none")
+    assert synced == []
+    await kept.settle(AT)
     assert [Path(path).name for path in synced] == ["attributes.db-wal"]
 
 

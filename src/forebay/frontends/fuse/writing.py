@@ -181,25 +181,23 @@ class Writing:
     def flush(self, request: Request) -> Answer:
         """FLUSH: at each close(2)."""
         fh, *_ = abi.FLUSH_IN.unpack_from(request.body)
-        return self._flush(fh, is_close=True)
+        return self._flush(fh, is_synced=False)
 
     def fsync(self, request: Request) -> Answer:
         """FSYNC."""
         fh, *_ = abi.FSYNC_IN.unpack_from(request.body)
-        return self._flush(fh)
+        return self._flush(fh, is_synced=True)
 
-    def _flush(self, fh: int, *, is_close: bool = False) -> Answer:
+    def _flush(self, fh: int, *, is_synced: bool) -> Answer:
         file = self._handles.file(fh)
-        if (
-            not isinstance(file, OpenDraft)
-            or not file.is_writer
-            or (is_close and self._fs.uploader.close_now(file.draft))
-        ):
+        if not isinstance(file, OpenDraft) or not file.is_writer:
             return b""
-        return self._flushed(file)
+        if not is_synced and self._fs.uploader.close_now(file.draft):
+            return b""
+        return self._flushed(file, is_synced)
 
-    async def _flushed(self, file: OpenDraft) -> Buffer:
-        await self._fs.uploader.flush(file.draft)
+    async def _flushed(self, file: OpenDraft, is_synced: bool) -> Buffer:
+        await self._fs.uploader.flush(file.draft, is_synced=is_synced)
         return b""
 
     def fallocate(self, request: Request) -> Answer:
