@@ -176,14 +176,12 @@ class DirectGets:
 
     @property
     def is_ready(self) -> bool:
-        """May it be asked now?  Else nothing comes of it."""
+        """May it be asked now?"""
         is_free = len(self._busy) + self._opening < CONNECTIONS_MAX
         return is_free and asyncio.get_running_loop().time() >= self._rests_until
 
     async def get(self, request: bytes, wanted: Wanted) -> bytearray | None:
         """Send a GET, as it goes out; the body of the answer if it is what was wanted."""
-        if not self.is_ready:
-            return None
         body, connection = None, self._take_idle()
         if connection is not None:
             body = await self._ask(connection, request, wanted)

@@ -48,7 +48,8 @@ class S3Direct:
         keys = await http.credentials.keys()
         if keys is not self._keys or http.region != self._region or self._gets is None:
             await self._prepare(keys)
-        assert self._gets is not None
+            if self._gets is None or not self._gets.is_ready:  # more at the same time than there may be
+                return None
         path = self._before_key + path_of(key)
         ranged = "" if span is None else f"Range: bytes={span.start}-{span.stop - 1}\r\n"
         signed = "" if self._signer is None else self._signer.headers(path, datetime.now(UTC))

@@ -33,7 +33,7 @@ class Signer:
         self._names = ";".join(["host", "x-amz-content-sha256", "x-amz-date", *(name for name, _ in more)])
         self._stamped: datetime | None = None
         self._day = self._scope = ""
-        self._key = b""
+        self._key = hmac.new(b"", digestmod="sha256")  # copied for each request: a third of a new one's cost
 
     def headers(self, path: str, moment: datetime) -> str:
         """The headers of a GET beside `Host`, a line each.
@@ -45,7 +45,9 @@ class Signer:
         if self._stamped is None or not _NOT_BEFORE <= moment - self._stamped < _STAMPED_FOR:
             self._stamp(moment)
         request = sha256(f"GET\n{path}\n\n{self._signed_lines}".encode()).hexdigest()
-        return f"{self._sent_lines}{hmac.digest(self._key, (self._before_sum + request).encode(), 'sha256').hex()}\r\n"
+        signature = self._key.copy()
+        signature.update((self._before_sum + request).encode())
+        return f"{self._sent_lines}{signature.hexdigest()}\r\n"
 
     def _stamp(self, moment: datetime) -> None:
         """Prepare what is the same for all requests of a second, and the key, which is the same for a day."""
@@ -54,7 +56,8 @@ class Signer:
             key = f"AWS4{self._keys.secret_access_key}".encode()
             for part in (day, self._region, "s3", "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._day, self._scope, self._key = day, f"{day}/{self._region}/s3/aws4_request", key
+            self._key = hmac.new(key, digestmod="sha256")
+            self._day, self._scope = day, f"{day}/{self._region}/s3/aws4_request"
         headers = [("x-amz-content-sha256", EMPTY_SHA256), ("x-amz-date", stamp), *self._more]
         lines = "".join(f"{name}:{value}\n" for name, value in [("host", self._host), *headers])
         self._signed_lines = f"{lines}\n{self._names}\n{EMPTY_SHA256}"

@@ -326,10 +326,11 @@ class FileSystem:
         """
         if entry.size == 0 or is_draft(entry):
             return
-        file = self.cache.open(self.source(entry))
+        store = entry.mount.store
+        file = self.cache.open_known(store, entry.key, entry.version) or self.cache.open(self.source(entry))
         try:
             if not file.complete:
-                await file.fetch_all(entry.mount.store)
+                await file.fetch_all(store)
         finally:
             file.release()
 
