@@ -204,6 +204,14 @@ class Cache:
             self._trim_live()
         return file
 
+    def open_known(self, store: Store, key: str, version: str) -> CachedFile | None:
+        """What `open` gives, if that is in memory as it is to be, such as after `look_up`; else None."""
+        file = self._live.get((store.location, key, version))
+        if file is None or file.source.store is not store:
+            return None
+        self._acquire(file)
+        return file
+
     def reopen(self, file: CachedFile, local_id: int) -> bool:
         """Acquire a file that was complete when it was released, under that id; False if it is not what it was."""
         if not file.is_known or file.id != local_id:

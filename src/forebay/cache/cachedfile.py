@@ -283,6 +283,8 @@ class CachedFile:
 
     def _missing(self, run: Run, *, on_disk: bool = False) -> list[Run]:
         """Pages of `run` that are neither here nor on their way; with `on_disk`, those in memory are missing too."""
+        if not self.stored.residency.mask and not self._flights and (on_disk or self._passing is None):
+            return [run] if run.stop > run.first else []  # nothing of the file is: so most are asked for
         absent = bits_of(run) & ~self.stored.residency.mask
         if absent and self._flights:
             for page in self._flights:
@@ -354,8 +356,9 @@ class CachedFile:
         whole = Run(0, page_count(self.source.size))
         for attempt in range(ATTEMPTS):
             try:
-                for part in split(whole, PART_PAGES):
-                    await self._verify(part)
+                if self.stored.doubted:
+                    for part in split(whole, PART_PAGES):
+                        await self._verify(part)
                 await self._fetch_parts(whole, store, is_load=is_load)
                 break
             except _Again as again:
@@ -485,10 +488,10 @@ class CachedFile:
             flight.admitted = 0
 
     def _forget(self, flight: Flight, run: Run) -> None:
-        assert self._flights is not None
-        for page in range(*run):
-            if self._flights.get(page) is flight:
-                del self._flights[page]
+        if flights := self._flights:
+            for page in range(*run):
+                if flights.get(page) is flight:
+                    del flights[page]
 
     def _memory(self) -> PassingPages:
         if self._passing is None:

@@ -122,12 +122,14 @@ class Flight:
             writer.feed(chunk)
         elif not route.disk.write_at_once(writer.feed, chunk):
             await _write(route.pool, writer, chunk)
-        if writer.pages_landed > self._landed:
-            run, self._landed = Run(self._landed, writer.pages_landed), writer.pages_landed
+        if (stop := writer.pages_landed) > self._landed:
+            run, self._landed = Run(self._landed, stop), stop
             landed(self, run)
-            self._wake(self._landed)
+            self._wake(stop)
 
     def _wake(self, arrived: int) -> None:
+        if not self._waiters:
+            return
         still: list[tuple[int, asyncio.Future[None]]] = []
         for page, waiter in self._waiters:
             if page >= arrived:

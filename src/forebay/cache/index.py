@@ -203,19 +203,25 @@ class CacheIndex:
         with self._write_lock, self._writer:
             self._writer.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (row._replace(key=_blob(row.key), folder=_blob(row.folder)) for row in rows),  # type: ignore[arg-type]
+                (
+                    (i, location, _blob(key), version, size, mount, _blob(folder), *rest)
+                    for i, location, key, version, size, mount, folder, *rest in rows
+                ),
             )
 
-    def outdated(self, rows: Iterable[Row]) -> list[tuple[str, str]]:
-        """Location and key of those rows that have an older version beside them.  Any thread."""
-        query = "SELECT 1 FROM files WHERE location = ? AND key = ? AND id < ?"
-        with self._write_lock, self._writer:
-            self._writer.execute("BEGIN")  # one lock for all of them
-            return [
-                (row.location, row.key)
-                for row in rows
-                if self._writer.execute(query, (row.location, _blob(row.key), row.id)).fetchone()
-            ]
+    def outdated(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """Location and key of those saved rows that have an older version beside them.  Any thread."""
+        found: list[tuple[str, str]] = []
+        for start in range(0, len(rows), SAVE_ROWS):
+            ids = [row.id for row in rows[start : start + SAVE_ROWS]]
+            query = (
+                "SELECT DISTINCT new.location, new.key FROM files AS new "
+                "JOIN files AS old ON old.location = new.location AND old.key = new.key AND old.id < new.id "
+                f"WHERE new.id IN ({','.join('?' * len(ids))})"
+            )
+            with self._write_lock:
+                found += [(location, _name(key)) for location, key in self._writer.execute(query, ids)]
+        return found
 
     def is_forgotten(self, file_id: int) -> bool:
         """Was that row forgotten, so that a query may still have told of it?"""

@@ -29,6 +29,7 @@ from forebay.config.load import load
 from forebay.config.settings import Settings
 from forebay.daemon import home as names
 from forebay.daemon.assemble import Daemon
+from forebay.daemon.malloc import keep_freed
 from forebay.errors import Busy, FsError
 from forebay.observe.log import set_up_log
 from forebay.observe.redact import Redactor
@@ -79,6 +80,7 @@ def serve(settings: Settings, *, is_detached: bool = False, ready_fd: int | None
     faulthandler.register(signal.SIGUSR1)  # where every thread is, to stderr
     _raise_open_files()
     gc.set_threshold(*GC_THRESHOLDS)
+    keep_freed()
     lock = _take_lock(settings.home)
     try:
         # Not asyncio.run: at its end it waits for threads, and one may hang in a stat(2) for ever.

@@ -262,6 +262,10 @@ class HttpCalls:
                 raise refusal
             yield response
 
+    def has_proxy(self, url: str) -> bool:
+        """Does the environment name a proxy for a URL?"""
+        return self._proxy(yarl.URL(url, encoded=True)) is not None
+
     def _proxy(self, url: yarl.URL) -> str | None:
         """The proxy that the environment names for a URL (`https_proxy` and its like)."""
         if not self._proxies or url.host is None or proxy_bypass(url.host, self._proxies):
@@ -271,9 +275,10 @@ class HttpCalls:
 
     def _ensure_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, ssl=_context(self._tls, self._dialect.names)
-            )
+            tls = self._tls
+            has_roots = tls.verify and tls.ca_file is not None  # else aiohttp has what it needs
+            context = tls_context(tls, self._dialect.names) if has_roots else tls.verify
+            connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, ssl=context)
             timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_WITHIN_S, sock_read=self.silence_s)
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -315,15 +320,19 @@ async def _pieces(body: Buffer) -> AsyncIterator[memoryview]:
         yield view[start : start + _PIECE_BYTES]
 
 
-def _context(tls: Tls, names: Names) -> ssl.SSLContext | bool:
+def tls_context(tls: Tls, names: Names) -> ssl.SSLContext:
+    """How to make a connection safe.  Blocks: it reads all of the system's certificates.
+
+    Raises:
+        Invalid: the file of roots cannot be used.
+    """
+    context = ssl.create_default_context()
     if not tls.verify:
-        return False
-    if tls.ca_file is None:
-        return True
-    try:
-        context = ssl.create_default_context()
-        context.load_verify_locations(cafile=str(tls.ca_file))
-    except (OSError, ssl.SSLError) as error:
-        message = f"{names.location}: {names.ca_option} {tls.ca_file} cannot be used: {error.strerror}"
-        raise Invalid(message) from error
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    elif tls.ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=str(tls.ca_file))
+        except (OSError, ssl.SSLError) as error:
+            message = f"{names.location}: {names.ca_option} {tls.ca_file} cannot be used: {error.strerror}"
+            raise Invalid(message) from error
     return context

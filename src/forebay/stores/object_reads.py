@@ -1,10 +1,12 @@
-"""Bytes of objects, by whichever of two ways fits: obstore, and our own requests.
+"""Bytes of objects, by whichever of three ways fits: a `Direct` one for small ones, obstore, and our own requests.
 
-obstore (`obstore_reads`) is four times cheaper.  Our own requests (mostly `http_reads`) take keys that it would change,
-and go on after a failure that may pass: obstore does not hear how long a store asks to wait, nor knows our deadline.
+obstore (`obstore_reads`) is four times cheaper than our own requests (mostly `http_reads`), and a direct way three
+times cheaper than obstore, where a store has one; it gives no reasons.  Our own requests take keys that obstore would
+change, and go on after a failure that may pass: the others do not hear how long a store asks to wait, nor know our
+deadline.
 
 *Callers*: adapters, on the loop.  *Locks*: none.  *Awaits*: the network; each call within one deadline, retries
-included.  *Invariants*: those of the two ways; a stream that breaks goes on where it was.
+included.  *Invariants*: those of the ways; a stream that breaks goes on where it was.
 """
 
 import asyncio
@@ -38,6 +40,18 @@ class OwnReads(Protocol):
         ...
 
 
+class Direct(Protocol):
+    """Small objects at the least cost, as long as all goes well."""
+
+    def takes(self, span: ByteRange | None, version: str | None) -> bool:
+        """May it be asked for these bytes now?"""
+        ...
+
+    async def get(self, key: str, span: ByteRange | None, version: str) -> Buffer | None:
+        """The bytes as `Store.get` gives them; None if anything was not as it should be."""
+        ...
+
+
 class ObjectReads:
     """See the module."""
 
@@ -47,12 +61,14 @@ class ObjectReads:
         ours: OwnReads,
         calls: HttpCalls,
         *,
+        direct: Direct | None = None,
         takes: Callable[[str], bool] = lambda key: not is_odd(key),
         hands_over: tuple[type[FsError], ...] = (),
     ) -> None:
         """`takes` says whether obstore can read a key; `hands_over` what it does not get right, beside what passes."""
         self._location = service.location
         self._calls = calls
+        self._direct = direct
         self._takes = takes
         self._hands_over: tuple[type[FsError], ...] = (*_PASSING, *hands_over)
         self.obstore = ObstoreReads(service)
@@ -60,6 +76,11 @@ class ObjectReads:
 
     async def get(self, key: str, span: ByteRange | None, version: str | None) -> Buffer:
         """See `Store.get`."""
+        direct = self._direct
+        if direct is not None and version is not None and direct.takes(span, version) and not self._is_heeding():
+            began = asyncio.get_running_loop().time()
+            data = await direct.get(key, span, version)
+            return data if data is not None else await self._ours.get(key, span, version, await self._turn(began, 0))
         return await self.either(
             key,
             lambda: self.obstore.get(key, span, version),
@@ -115,8 +136,12 @@ class ObjectReads:
                 cuts += 1
 
     def _asks_itself(self, key: str) -> bool:
-        """Must, or shall, we ask ourselves?  obstore does not hear for how long a store wants to be left alone."""
-        return not self._takes(key) or asyncio.get_running_loop().time() < self._calls.heed_until
+        """Must, or shall, we ask ourselves?"""
+        return not self._takes(key) or self._is_heeding()
+
+    def _is_heeding(self) -> bool:
+        """Does the store name times to leave it alone, which only our own requests hear?"""
+        return asyncio.get_running_loop().time() < self._calls.heed_until
 
     async def _turn(self, began: float, tried: int) -> float:
         """After a failure that may pass: pause, then go on by our own requests; until when, by the loop's clock."""

@@ -22,6 +22,7 @@ from forebay.stores.http_calls import Request, Response
 from forebay.stores.http_reads import HttpReads, size_in
 from forebay.stores.object_reads import ObjectReads
 from forebay.stores.obstore_reads import Meta, client_options, retry_config
+from forebay.stores.s3_direct import S3Direct
 from forebay.stores.s3_http import S3Http, marked
 from forebay.stores.s3_listing import is_etag, version_of
 from forebay.stores.s3_options import S3Options
@@ -67,7 +68,8 @@ class S3Store:
         self._client: obstore.store.S3Store | None = None
         self._client_region = ""
         self._connecting = asyncio.Lock()
-        self._reads = ObjectReads(self, HttpReads(self, self._http.calls), self._http.calls)
+        self._direct = S3Direct(self._http, requester_pays=options.requester_pays)
+        self._reads = ObjectReads(self, HttpReads(self, self._http.calls), self._http.calls, direct=self._direct)
 
     def __repr__(self) -> str:
         return f"<S3Store {self.location}>"
@@ -232,6 +234,7 @@ class S3Store:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        self._direct.close()
         await self._reads.obstore.drain()
         had_client, self._client = self._client is not None, None
         await self._http.calls.close()

@@ -21,12 +21,12 @@ from forebay.stores.lost_writes import Write
 from forebay.stores.s3_credentials import CredentialSource, Keys, configured_region
 from forebay.stores.s3_listing import is_etag
 from forebay.stores.s3_options import S3Options
+from forebay.stores.s3_signing import EMPTY_SHA256, PAYER
 from forebay.stores.wire_errors import Names
 from forebay.types import Buffer
 from forebay.units import KIB
 
 _HASH_IN_THREAD_BYTES = 256 * KIB
-_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _HOME_REGION = "us-east-1"  # what unconfigured clients sign for; other servers ask for nothing else
 
 
@@ -136,7 +136,7 @@ class S3Http:
     async def address(self, request: Request) -> tuple[str, dict[str, str]]:
         """See `Dialect.address`."""
         await self.prepare()
-        url = self.base_url + _path(request.key) + (f"?{_query(request.query)}" if request.query else "")
+        url = self.base_url + path_of(request.key) + (f"?{_query(request.query)}" if request.query else "")
         return url, await self._sign(request, url)
 
     async def refusal(self, request: Request, response: aiohttp.ClientResponse, said: bytes) -> Refusal:
@@ -158,14 +158,15 @@ class S3Http:
         headers = dict(request.headers)
         headers.setdefault("Accept-Encoding", "identity")  # bytes come as they are stored
         if self._options.requester_pays:
-            headers["x-amz-request-payer"] = "requester"
+            headers[PAYER] = "requester"
         keys = await self.credentials.keys()
         if keys is None:
             return headers
         return _signed(request.method, url, headers, await _sha256(request.body), keys, self.region)
 
 
-def _path(key: str | None) -> str:
+def path_of(key: str | None) -> str:
+    """The path of an object in its bucket, or of the bucket itself, as it goes out."""
     if key is None:
         return "/"
     return "/" + quote(key, safe="/~", errors="surrogateescape")
@@ -195,7 +196,7 @@ def _signed(method: str, url: str, headers: dict[str, str], sha256: str, keys: K
 
 async def _sha256(body: Buffer) -> str:
     if len(body) == 0:
-        return _EMPTY_SHA256
+        return EMPTY_SHA256
     view = memoryview(body)
     if len(view) < _HASH_IN_THREAD_BYTES:
         return hashlib.sha256(view).hexdigest()

@@ -21,11 +21,17 @@ from forebay.types import ObjectMeta
 
 _SECOND_NS = 1_000_000_000
 _URL_ENCODED = b"<EncodingType>url</EncodingType>"
-# The order of Amazon, MinIO, Ceph and SeaweedFS.  No "<" within a value: comments and CDATA are for the XML parser.
-_CONTENTS = re.compile(
-    r"<Contents>\s*<Key>([^<]+)</Key>\s*<LastModified>([^<]+)</LastModified>\s*<ETag>([^<]+)</ETag>\s*"
-    r"(?:<Checksum[^<]*</Checksum[^<]*>\s*)*<Size>(\d+)</Size>\s*"
-    r"(?:<(?!/?Contents>)[^<]*)*</Contents>\s*(?=<Contents>|\Z)"
+# No "<" within a value: comments and CDATA are for the XML parser.
+_BEFORE = r"<Contents>\s*<Key>(?P<key>[^<]+)</Key>\s*"
+_AFTER = r"\s*(?:<(?!/?Contents>)[^<]*)*</Contents>\s*(?=<Contents>|\Z)"
+_WRITTEN = r"<LastModified>(?P<written>[^<]+)</LastModified>"
+_ETAG, _SIZE = r"<ETag>(?P<etag>[^<]+)</ETag>", r"<Size>(?P<size>\d+)</Size>"
+_FORMS = tuple(
+    re.compile(_BEFORE + r"\s*".join(fields) + _AFTER)
+    for fields in (
+        (_WRITTEN, _ETAG, r"(?:<Checksum[^<]*</Checksum[^<]*>\s*)*", _SIZE),  # Amazon, MinIO, Ceph
+        (_ETAG, _SIZE, r"(?:<StorageClass>[^<]*</StorageClass>)?", _WRITTEN),  # SeaweedFS
+    )
 )
 _UNTAGGED = re.compile(r"\d+-\d{10,}")  # a version made of size and time, by `version_of`
 _make_meta = partial(tuple.__new__, ObjectMeta)  # `ObjectMeta(...)` is Python, and costs every key 0.3 us more
@@ -71,16 +77,18 @@ def _take_objects(body: bytes | bytearray) -> tuple[list[ObjectMeta], bytes | by
         return [], body
     rest = body[:start] + body[stop:]
     text = body[start:stop].decode()
-    found = _CONTENTS.findall(text)
-    if not len(found) == text.count("<Contents>") == text.count("<Key>"):
+    form = next((form for form in _FORMS if form.match(text)), None)
+    found = [] if form is None else form.findall(text)
+    if form is None or not len(found) == text.count("<Contents>") == text.count("<Key>"):
         return [], body
-    keys, written, etags, sizes = zip(*found, strict=True)
+    columns = list(zip(*found, strict=True))
+    keys, written, etags, sizes = (columns[form.groupindex[name] - 1] for name in ("key", "written", "etag", "size"))
     if "&" in "".join(keys):
         return [], body
     if _URL_ENCODED in rest and (b"%" in body or b"+" in body):
         keys = tuple(map(_unquote, keys))
     times = [nanoseconds(moment) for moment in map(datetime.fromisoformat, written)]
-    versions = [etag.replace("&quot;", "").removeprefix("W/").strip('"') for etag in etags]
+    versions = [etag.replace("&quot;", "").replace("&#34;", "").removeprefix("W/").strip('"') for etag in etags]
     return list(map(_make_meta, zip(keys, map(int, sizes), times, versions, repeat(None)))), rest
 
 

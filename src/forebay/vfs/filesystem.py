@@ -374,10 +374,11 @@ class FileSystem:
         """
         if entry.size == 0 or is_draft(entry):
             return
-        file = self.cache.open(self.source(entry))
+        store = entry.mount.store
+        file = self.cache.open_known(store, entry.key, entry.version) or self.cache.open(self.source(entry))
         try:
             if not file.complete:
-                await file.fetch_all(entry.mount.store, is_load=is_load)
+                await file.fetch_all(store, is_load=is_load)
         finally:
             file.release()
 

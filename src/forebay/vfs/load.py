@@ -6,13 +6,14 @@ no task of it is left.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from forebay.errors import FsError
 from forebay.vfs.entries import FileEntry
 
-QUEUE_MAX = 10_000  # files walked ahead of the fetching, so that totals are known early
+AHEAD_MAX = 10_000  # files walked ahead of the fetching, and the rest of a page: totals are known early
 EVENT_EVERY_S = 0.2
 LookUp = Callable[[Sequence[FileEntry]], None]
 
@@ -35,7 +36,8 @@ class _Load:
     def __init__(self, look_up: LookUp, fetch: Callable[[FileEntry], Awaitable[None]]) -> None:
         self._look_up = look_up
         self._fetch = fetch
-        self._files: asyncio.Queue[FileEntry | None] = asyncio.Queue(QUEUE_MAX)
+        self._files: deque[FileEntry] = deque()  # no queue: its calls for each file are a twentieth of a small one
+        self._came, self._went = asyncio.Event(), asyncio.Event()  # files, for who fetches; room, for who walks
         self.files_done = self.bytes_done = self.files_found = self.bytes_found = 0
         self.is_walked = False
         self.failures: list[tuple[str, str]] = []
@@ -45,20 +47,32 @@ class _Load:
         event = LoadEvent(files_done=self.files_done, bytes_done=self.bytes_done, **more)  # type: ignore[arg-type]
         return replace(event, files_total=self.files_found, bytes_total=self.bytes_found) if self.is_walked else event
 
-    async def walk(self, pages: AsyncIterator[list[FileEntry]], workers: int) -> None:
+    async def walk(self, pages: AsyncIterator[list[FileEntry]]) -> None:
         async for page in pages:
             self._look_up(page)
-            for file in page:
-                self.files_found += 1
-                self.bytes_found += file.size
-                await self._files.put(file)
+            self.files_found += len(page)
+            self.bytes_found += sum(file.size for file in page)
+            self._files.extend(page)
+            self._came.set()
+            while len(self._files) >= AHEAD_MAX:
+                self._went.clear()
+                await self._went.wait()
         self.is_walked = True
-        for _ in range(workers):
-            await self._files.put(None)
+        self._came.set()
+
+    async def _are_more(self) -> bool:
+        """Are there more files?  Wait until that is known."""
+        while not self._files and not self.is_walked:
+            self._came.clear()
+            await self._came.wait()
+        return bool(self._files)
 
     async def work(self) -> None:
-        count = 0
-        while (file := await self._files.get()) is not None:
+        files, count = self._files, 0
+        while files or await self._are_more():
+            file = files.popleft()
+            if len(files) < AHEAD_MAX and not self._went.is_set():
+                self._went.set()
             try:
                 await self._fetch(file)
             except FsError as error:
@@ -88,7 +102,7 @@ async def load(
         FsError: the walk itself failed.
     """
     state = _Load(look_up, fetch)
-    tasks = [asyncio.create_task(state.walk(pages, parallel), name="load.walk")]
+    tasks = [asyncio.create_task(state.walk(pages), name="load.walk")]
     tasks += [asyncio.create_task(state.work(), name="load.fetch") for _ in range(parallel)]
     try:
         running = set(tasks)

@@ -1,6 +1,7 @@
 """`load`: everything, once, counted exactly; what fails is named; stopping leaves no task behind."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from forebay.errors import NotFound, Unavailable
 from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig
-from forebay.vfs.load import LoadEvent
+from forebay.vfs.entries import FileEntry
+from forebay.vfs.load import AHEAD_MAX, LoadEvent, load
 
 
 async def mounted(rig: Rig, count: int) -> None:
@@ -122,3 +124,25 @@ async def test_the_totals_are_told_as_soon_as_the_walk_is_over(tmp_path: Path) -
             answer.set()
         assert seen[0].files_total == 5
         assert seen[0].files_done == 0
+
+
+async def test_the_walk_is_only_so_far_ahead_of_the_fetching(tmp_path: Path) -> None:
+    walked = fetched = ahead = 0
+    async with Rig(tmp_path) as rig:
+        await mounted(rig, 1)
+        page = [await rig.stat_file("/s/d/000")] * 1_000
+
+        async def pages() -> AsyncIterator[list[FileEntry]]:
+            nonlocal walked
+            for _ in range(2 * AHEAD_MAX // len(page)):
+                walked += len(page)
+                yield page
+
+        async def fetch(_file: FileEntry) -> None:
+            nonlocal fetched, ahead
+            ahead = max(ahead, walked - fetched)
+            fetched += 1
+
+        last = [event async for event in load(pages(), fetch, parallel=4)][-1]
+        assert last.files_done == last.files_total == fetched == 2 * AHEAD_MAX
+        assert AHEAD_MAX <= ahead <= AHEAD_MAX + len(page)
