@@ -72,8 +72,13 @@ class LookaheadSampler(Sampler[T]):
         self._resumes = False
 
     def __iter__(self) -> Iterator[T]:
-        window, self._window = self._take_window(), None
-        source = self._begin()
+        resumes, self._resumes = self._resumes, False
+        return self._pass(resumes=resumes)
+
+    def _pass(self, *, resumes: bool) -> Iterator[T]:
+        """One epoch, or the rest of it.  Nothing happens before its first sample is asked for."""
+        window, self._window = self._take_window(resumes=resumes), None
+        source = self._begin(resumes=resumes)
         is_whole = False
         try:
             for item in window.walk(source, self._following):
@@ -82,7 +87,7 @@ class LookaheadSampler(Sampler[T]):
             is_whole = True
         finally:
             if is_whole:  # what was handed out is still being read: the order goes on into the next epoch
-                self._window, self._yielded, self._random = window, 0, None
+                self._window = window
             else:
                 window.close()
 
@@ -90,7 +95,8 @@ class LookaheadSampler(Sampler[T]):
         return len(self._base)
 
     def set_epoch(self, epoch: int) -> None:
-        """As the base's, which is told too."""
+        """As the base's, which is told too.  Of another epoch than the one that was loaded, nothing has been read."""
+        self._resumes = self._resumes and epoch == self._epoch
         self._epoch = epoch
         counting: Any = self._base if hasattr(self._base, "set_epoch") else _inner(self._base)
         if hasattr(counting, "set_epoch"):
@@ -101,7 +107,10 @@ class LookaheadSampler(Sampler[T]):
         return {"epoch": self._epoch, "yielded": self._yielded, "random": self._random}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next pass goes on there, in the same order: after `"yielded"` samples, or batches."""
+        """The next pass goes on there, in the same order: after `"yielded"` samples, or batches.
+
+        Of an epoch that was at its end, that pass has nothing left; the one after it is the next epoch.
+        """
         if state["epoch"] is not None:
             self.set_epoch(state["epoch"])
         self._yielded, self._random, self._resumes = state["yielded"], state["random"], True
@@ -117,20 +126,19 @@ class LookaheadSampler(Sampler[T]):
 
     # ------------------------------------------------------------------
 
-    def _take_window(self) -> "Window[T]":
+    def _take_window(self, *, resumes: bool) -> "Window[T]":
         """The order that goes on, if this epoch is what it was announced to be, else a new one."""
         window, announced = self._window, self._announced_epoch
         self._announced_epoch = None
-        if window is not None and not self._resumes and announced in (None, self._epoch):
+        if window is not None and not resumes and announced in (None, self._epoch):
             return window
         self.close()
         return Window(Announcer(self._files), self._ahead)
 
-    def _begin(self) -> Iterator[T]:
+    def _begin(self, *, resumes: bool) -> Iterator[T]:
         """What the base yields, after what was yielded before."""
-        skipped = self._yielded if self._resumes else 0
-        state = self._random if self._resumes else None
-        self._yielded, self._resumes = skipped, False
+        skipped = self._yielded = self._yielded if resumes else 0
+        state = self._random if resumes else None
         generator = _generator_of(self._base)
         outside = torch.get_rng_state()
         if generator is not None and state is not None:
