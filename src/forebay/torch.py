@@ -70,13 +70,16 @@ class LookaheadSampler(Sampler[T]):
         self._yielded = 0
         self._random: torch.Tensor | None = None  # the random generator's state when this epoch began
         self._resumes = False
+        self._made = 0  # iterators since a state was loaded
 
     def __iter__(self) -> Iterator[T]:
-        resumes, self._resumes = self._resumes, False
-        return self._pass(resumes=resumes)
+        self._made += 1
+        return self._pass(self._made)
 
-    def _pass(self, *, resumes: bool) -> Iterator[T]:
-        """One epoch, or the rest of it.  Nothing happens before its first sample is asked for."""
+    def _pass(self, number: int) -> Iterator[T]:
+        """One epoch, or its rest.  Nothing happens before its first sample is asked for: loaders drop iterators."""
+        resumes = self._resumes and (number == 1 or not self._is_at_end())
+        self._resumes = False
         window, self._window = self._take_window(resumes=resumes), None
         source = self._begin(resumes=resumes)
         is_whole = False
@@ -109,11 +112,12 @@ class LookaheadSampler(Sampler[T]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next pass goes on there, in the same order: after `"yielded"` samples, or batches.
 
-        Of an epoch that was at its end, that pass has nothing left; the one after it is the next epoch.
+        Of an epoch that was at its end the first iterator has nothing left, and any other begins the next epoch: so
+        torchdata's loader ends the epoch if its last batch was not the end of it yet, and begins one if it was.
         """
         if state["epoch"] is not None:
             self.set_epoch(state["epoch"])
-        self._yielded, self._random, self._resumes = state["yielded"], state["random"], True
+        self._yielded, self._random, self._resumes, self._made = state["yielded"], state["random"], True, 0
 
     def close(self) -> None:
         """Have the daemon forget what was announced; the end of the program does so too."""
@@ -125,6 +129,9 @@ class LookaheadSampler(Sampler[T]):
         return self.__dict__ | {"_window": None}  # a copy announces by itself
 
     # ------------------------------------------------------------------
+
+    def _is_at_end(self) -> bool:
+        return hasattr(self._base, "__len__") and self._yielded >= len(self._base)
 
     def _take_window(self, *, resumes: bool) -> "Window[T]":
         """The order that goes on, if this epoch is what it was announced to be, else a new one."""
