@@ -16,6 +16,7 @@ import first_epoch
 import load
 import memory
 import metadata
+import read_many
 import stores
 import warm_large
 import warm_small
@@ -25,6 +26,7 @@ SCRIPTS = {
     "check_proxy": check_proxy.measure,
     "warm_large": warm_large.measure,
     "warm_small": warm_small.measure,
+    "read_many": read_many.measure,
     "first_epoch": first_epoch.measure,
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
