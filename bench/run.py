@@ -18,6 +18,7 @@ import load
 import lookahead
 import memory
 import metadata
+import read_many
 import stores
 import warm_large
 import warm_small
@@ -27,6 +28,7 @@ SCRIPTS = {
     "check_proxy": check_proxy.measure,
     "warm_large": warm_large.measure,
     "warm_small": warm_small.measure,
+    "read_many": read_many.measure,
     "first_epoch": first_epoch.measure,
     "lookahead": lookahead.measure,
     "frameworks": frameworks.measure,

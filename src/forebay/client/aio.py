@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -31,6 +32,7 @@ class AsyncLink:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
+        weakref.finalize(self, connected.close)  # a file system that is dropped need not be closed
         self._loop = asyncio.get_running_loop()
         self._frames = Frames()
         self._arrived: deque[Frame] = deque()
@@ -104,6 +106,12 @@ def _wake(ready: "asyncio.Future[None]") -> None:
         ready.set_result(None)
 
 
+def _close_connected(connecting: "asyncio.Future[socket.socket]") -> None:
+    """The task that wanted the connection was cancelled before it came."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
+
+
 class AsyncLinks:
     """Connections of one process on one loop; after a fork or on another loop there are new ones."""
 
@@ -153,7 +161,12 @@ class AsyncLinks:
             if link.is_alive():
                 return link
             link.close()
-        link = AsyncLink(await loop.run_in_executor(None, self.place.connect))
+        connecting = loop.run_in_executor(None, self.place.connect)
+        try:
+            link = AsyncLink(await asyncio.shield(connecting))
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_connected)
+            raise
         try:
             await link.drive(exchanges.hello(self._session))
         except BaseException as error:

@@ -216,7 +216,7 @@ def open_file(links: Links, path: str, mode: str, buffering: int, text: dict[str
         raise Invalid("a binary file takes no encoding, errors and newline", path=path)
     if buffering == 0 and not is_binary:
         raise Invalid("text needs a buffer", path=path)
-    raw = RawFile(links, Handle(path, "".join(sorted(mode.replace("b", "").replace("t", ""), key="rwax+".index))))
+    raw = RawFile(links, Handle(path, mode))
     if buffering == 0:
         return raw
     size = buffering if buffering > 1 else BUFFER_BYTES if raw.is_local else REMOTE_BUFFER_BYTES

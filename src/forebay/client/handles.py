@@ -31,12 +31,12 @@ class Handle:
     """See the module.  Its generators are exchanges."""
 
     def __init__(self, path: str, mode: str) -> None:
-        """`mode` as of `open`, without "b" and "t".
+        """`mode` as of the built-in `open`.
 
         Raises:
             Invalid: it is none.
         """
-        flags = _MODES.get(mode)
+        flags = _MODES.get(mode.replace("b", "").replace("t", ""))
         if flags is None:
             raise Invalid(f"{mode!r} is no mode of a file; take one of {', '.join(_MODES)}, with b or t", path=path)
         self.path = path

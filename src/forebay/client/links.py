@@ -35,6 +35,7 @@ class Link:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        weakref.finalize(self, connected.close)  # a file system that is dropped need not be closed
         self._frames = Frames()
         self._arrived: deque[Frame] = deque()
 
