@@ -16,7 +16,9 @@ import first_epoch
 import load
 import memory
 import metadata
+import no_hint
 import stores
+import two_jobs
 import warm_large
 import warm_small
 from common import RESULTS, World, results_file, save, say
@@ -26,6 +28,8 @@ SCRIPTS = {
     "warm_large": warm_large.measure,
     "warm_small": warm_small.measure,
     "first_epoch": first_epoch.measure,
+    "no_hint": no_hint.measure,
+    "two_jobs": two_jobs.measure,
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
     "checkpoint": checkpoint.measure,
