@@ -48,6 +48,18 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _DURATIONS[match[2].lower()]
 
 
+def format_duration(seconds: float) -> str:
+    """A duration in the largest unit that shows it whole.
+
+    >>> format_duration(90), format_duration(7200), format_duration(7 * 86_400)
+    ('90s', '2h', '7d')
+    """
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _DURATIONS[unit] == 0:
+            return f"{seconds / _DURATIONS[unit]:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def format_size(size: float) -> str:
     """A size for people, in powers of 1024.
 

@@ -263,7 +263,7 @@ def test_a_cache_folder_that_cannot_be_used_is_named(forebay: RunForebay) -> Non
     ("text", "words"),
     [
         ('cache_polcy = "lru"', "did you mean 'cache_policy'?"),
-        ('cache_policy = "fifo"', "cache_policy must be 'keep' or 'lru', got 'fifo'"),
+        ('cache_policy = "fifo"', "cache_policy must be 'keep', 'lru' or 's3fifo', got 'fifo'"),
         ('memory_bytes = "lots"', "setting memory_bytes: 'lots' is not a size; write for example 512MiB or 200GB"),
         ("ttl_s = [1]", "setting ttl_s: expected text, found [1]"),
         ("= 1", "is not a TOML file"),

@@ -27,7 +27,7 @@ from forebay.cache.pagefile import PageFile
 from forebay.cache.pages import Residency, page_count
 from forebay.cache.passing import PassingPool
 from forebay.cache.policy import Dataset
-from forebay.cache.room import EVICT_BATCH, Room
+from forebay.cache.room import EVICT_BATCH, TOUCH_S, Room
 from forebay.cache.throttle import Throttle
 from forebay.clock import Clock
 from forebay.config.settings import Settings
@@ -37,7 +37,6 @@ log = structlog.get_logger()
 
 LIVE_MAX = 20_000  # idle files whose state stays in memory, about 1 KB each; others come from the index in 10 us
 SAVE_EVERY_S = 1.0
-TOUCH_S = 60  # the order of use, in memory and in the index, is this coarse
 POOL_THREADS = 4  # writers and readers of the cache disks; more only wait for the interpreter lock
 SYNC_S = 5.0  # how long a stop waits for the disk, so that the next boot need not verify
 TRIM_BATCH = 64

@@ -5,7 +5,8 @@ its order makes that known.  Several jobs go at their own pace, so "when" is cou
 all jobs together have taken: what a job will read in 100 samples is due in 200 if another job is as fast.
 
 What a job has read, and has not announced again, it will read some time in its next epoch: half an epoch after the
-end of what is known of its order, on the average.  What nobody has announced is never due.
+end of what is known of its order, on the average.  What was not in the last epoch that a job has announced whole, and
+what nobody has announced, is never due: so a job that moves to other data takes the place of its old ones at once.
 
 Memory: 16 bytes for each announced sample (4 arrays of 32 bits), 17 for each object, and 44 to 88 for each cached one.
 """
@@ -24,6 +25,7 @@ BEHIND_MAX = 16_384
 x workers x batch)."""
 _PACE_EVERY = 1_024  # samples between two looks at the jobs' paces
 _PACE_SLACK = 1.25  # a pace that changes by less leaves what was reckoned by it alone
+_WHOLE = 0.95  # so much of the length of the last epoch is a whole one: the last batch may be dropped
 _SHARE_MIN = 1e-3  # of a job that pauses
 _TRIM = 65_536
 
@@ -36,7 +38,9 @@ class Order:
         self.ahead = 0  # those before this position are fetched by now, or about to be
         self.share = 0.0  # of all that the jobs take, this one's part; 0: not known yet
         self.taken = 0  # since the last look at the paces
-        self.objects = 0  # different ones
+        self.epochs = 0  # that have begun
+        self._start = 0  # of the epoch that is being announced
+        self._length = 0  # of the one before it, in samples; 0 before there is one
         self._base = 0  # position of the first element of the two arrays by position
         self._numbers = array("I")
         self._following = array("I")  # by position: one past the next position of the same object
@@ -57,8 +61,11 @@ class Order:
             self._last.frombytes(more)
         position = self.end + 1
         last = self._last[number]
-        if not last:
-            self.objects += 1
+        is_repeated = last > self._start
+        if is_repeated or 0 < self._length < position - self._start:
+            self._length = position - 1 - self._start if is_repeated else self._length
+            self._start = position - 1
+            self.epochs += 1
         if not self._next[number]:
             self._next[number] = position
         else:
@@ -85,7 +92,7 @@ class Order:
         self._next[number] = self._following[self._next[number] - 1 - self._base]
 
     def distance(self, number: int, *, beyond: int = 0) -> float | None:
-        """In how many samples of this job an object is used; None if this job does not know it.
+        """In how many samples of this job an object is used; None if it is not to be expected.
 
         Args:
             beyond: only uses from that position on count.
@@ -97,7 +104,12 @@ class Order:
             found = self._following[found - 1 - self._base]
         if found:
             return max(0, found - 1 - self.at)
-        return self.end - self.at + self.objects / 2
+        announced = self.end - self._start
+        length = self._length or announced
+        lacking = length - announced if announced < _WHOLE * length else 0  # of this epoch
+        if self._last[number] > self._start:
+            return self.end - self.at + lacking + length / 2
+        return self.end - self.at + lacking / 2 if lacking else None
 
     def advance(self, position: int, *, behind: int) -> Iterator[int]:
         """Samples before a position have been taken; give the objects of those that will not be opened any more.
@@ -129,6 +141,7 @@ class Coming:
         self.datasets: set[Dataset] = set()  # those of which every cached object is held here
         self._now = 0  # samples that all jobs have taken
         self._looked_at = 0
+        self._epochs_of: dict[int, int] = {}  # by shelf: of all jobs, when its heaps were last reckoned anew
         self._files = array("Q")  # by object: its cache file, 0 if it is not cached
         self._shelf_of = bytearray()
         self._due = array("Q")  # by object: as it stands in its heap
@@ -262,6 +275,8 @@ class Coming:
             entry, dataset = min(tops)
             number, due = entry & 0xFFFFFFFF, NEVER - (entry >> 32)
             fresh = self.due(number)
+            if fresh <= than and self._has_aged(index):
+                continue
             if fresh < due:  # it was reckoned before more was known
                 heappop(heaps[dataset])
                 self._push(index, dataset, number, fresh)
@@ -270,6 +285,16 @@ class Coming:
                 return None
             heappop(heaps[dataset])
             return number
+
+    def _has_aged(self, shelf: int) -> bool:
+        """Has an epoch begun since the heaps were reckoned, so that something may be due later?  They are renewed."""
+        epochs = sum(order.epochs for order in self.orders)
+        if epochs == self._epochs_of.get(shelf, 0):
+            return False
+        self._epochs_of[shelf] = epochs
+        for dataset in self._heaps[shelf]:
+            self._renew(shelf, dataset)
+        return True
 
     def _top(self, shelf: int, dataset: Dataset) -> list[int]:
         """The heap of a data set, with an entry at its top that is true."""

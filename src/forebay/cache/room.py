@@ -1,8 +1,8 @@
 """Room for what is fetched: what may be admitted, and who leaves for it; and what leaves by itself.
 
-*Callers*: the cache, on the loop.  *Awaits*: only `follow` and `expire`, which go through many files.  *Invariants*:
-nothing is evicted that is pinned, open, or announced to be read sooner than what asks; a mount with a quota takes room
-from itself first, and never holds more.
+*Callers*: the cache, on the loop.  *Awaits*: only `follow`, `expire` and `shrink`, which go through many files.
+*Invariants*: nothing is evicted that is pinned, open, or announced to be read sooner than what asks; a mount with a
+quota takes room from itself first, and never holds more.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from forebay.units import MIB
 EVICT_BATCH = 256
 EVICT_SHARE, EVICT_BYTES = 256, 64 * MIB  # evict a 256th of the capacity at a time, at most 64 MiB
 LOOK_AGAIN_S = 10.0  # a data set of which all is pinned or open is left alone for so long
+TOUCH_S = 60  # the order of use, in memory and in the index, is this coarse
 TRIES_MAX = 64  # files in use that are passed over before giving up
 FOLLOW_BATCH = 1_000
 
@@ -261,8 +262,8 @@ class Room:
     # ------------------------------------------------------------------ what leaves by itself
 
     async def expire(self, mount: str, unread_s: float) -> int:
-        """Drop what a mount holds and nobody has read for so long; return how many files."""
-        before = self._clock.time_ns() // 1_000_000_000 - int(unread_s)
+        """Drop what a mount holds and nobody has read for so long, or a little longer; return how many files."""
+        before = self._clock.time_ns() // 1_000_000_000 - int(unread_s) - TOUCH_S
         gone = 0
         for disk in self._host.disks:
             self._host.save_now(disk)
@@ -278,15 +279,17 @@ class Room:
                     await asyncio.sleep(0)  # readers go first
         return gone
 
-    def shrink(self, mount: str, quota_bytes: int) -> None:
+    async def shrink(self, mount: str, quota_bytes: int) -> None:
         """Evict until a mount holds no more than that, the data set that was read longest ago first."""
         for disk in self._host.disks:
             held = [dataset for dataset, size in disk.bytes_of.items() if dataset.mount == mount and size > 0]
             for dataset in sorted(held, key=lambda dataset: self.read_at.get(dataset, float("-inf"))):
-                over = self.held_bytes(mount) - quota_bytes
-                if over <= 0:
-                    return
-                self._evict(disk, dataset, over)
+                while (over := self.held_bytes(mount) - quota_bytes) > 0:
+                    before = disk.bytes_of[dataset]
+                    self._evict(disk, dataset, min(over, EVICT_BYTES))
+                    if disk.bytes_of[dataset] == before:
+                        break  # pinned, or open
+                    await asyncio.sleep(0)  # readers go first
 
 
 def _hash_of(row: Row) -> int:

@@ -27,12 +27,12 @@ from forebay.cli.progress import Done, open_progress
 from forebay.cli.session import connect
 from forebay.cli.words import AsJson, Human, Misuse, PathArgument, PathsArgument, each, example
 from forebay.paths import normalize, relative
-from forebay.units import format_size, parse_duration
+from forebay.units import format_duration, format_size, parse_duration, parse_size
 
 app = typer.Typer()
 
 Freshness = Literal["immutable", "ttl", "always"]
-Policy = Literal["keep", "lru"]
+Policy = Literal["keep", "lru", "s3fifo"]
 WriteMode = Literal["through", "back"]
 StoreOptions = Annotated[
     list[str] | None,
@@ -43,6 +43,15 @@ StoreOptions = Annotated[
     ),
 ]
 OptionFile = Annotated[str | None, typer.Option(help="File of KEY=VALUE lines; # begins a comment.", metavar="FILE")]
+Quota = Annotated[
+    str | None, typer.Option(help="The most that it may hold in the cache; 0 takes that away.", metavar="SIZE")
+]
+CacheTtl = Annotated[
+    str | None,
+    typer.Option(
+        help="Free what nobody has read for so long; in the cache only. 0 takes that away.", metavar="DURATION"
+    ),
+]
 SharedPrefix = Annotated[
     bool,
     typer.Option(
@@ -88,6 +97,7 @@ def rmdir(context: typer.Context, paths: PathsArgument) -> None:
         "forebay fs mount /data s3://bucket --option s3a.accessKeyID=env:KEY_ID --option s3a.secretKey=file:~/key",
         "forebay fs mount /fixed s3://bucket/v1 --freshness immutable --readonly",
         "forebay fs mount --update /data --option s3a.secretKey=file:~/new-key --ttl 5m",
+        "forebay fs mount /archive s3://bucket/archive --quota 100GiB --cache-ttl 7d",
     )
 )
 def mount(
@@ -109,8 +119,10 @@ def mount(
         str | None, typer.Option(help="How long names and versions are believed.", metavar="DURATION")
     ] = None,
     policy: Annotated[
-        Policy | None, typer.Option(help="What leaves a full cache: the idlest data set (keep), or lru.")
+        Policy | None, typer.Option(help="What leaves a full cache: only idle data sets (keep), or also lru or s3fifo.")
     ] = None,
+    quota: Quota = None,
+    cache_ttl: CacheTtl = None,
     shared_prefix: SharedPrefix = False,
     update: Update = False,
     as_json: AsJson = False,
@@ -132,6 +144,8 @@ def mount(
         "freshness": freshness,
         "ttl_s": None if ttl is None else parse_duration(ttl),
         "policy": policy,
+        "quota_bytes": None if quota is None else parse_size(quota),
+        "cache_ttl_s": None if cache_ttl is None else parse_duration(cache_ttl),
         "write_mode": write_mode,
     }
     if update:
@@ -176,6 +190,10 @@ def _mount_words(info: dict[str, Any]) -> str:
     words.append(f"ttl {info['ttl_s']:g}s" if fresh == "ttl" and info["ttl_s"] is not None else fresh)
     if info["policy"]:
         words.append(info["policy"])
+    if info["quota_bytes"] is not None:
+        words.append(f"quota {format_size(info['quota_bytes'])}")
+    if info["cache_ttl_s"] is not None:
+        words.append(f"cache-ttl {format_duration(info['cache_ttl_s'])}")
     return ", ".join(words)
 
 

@@ -31,7 +31,7 @@ class Settings:
     cache_reserve: float = 0.10
     """Share of each cache disk that is always left free for others; 0 to 0.9."""
     cache_policy: str = "keep"
-    """Default eviction policy of a mount, `keep` or `lru` (ARCHITECTURE.md says why `keep`)."""
+    """Default eviction policy of a mount: `keep`, `lru` or `s3fifo` (ARCHITECTURE.md says why `keep`)."""
     memory_bytes: int = 64 * MIB
     """Bytes of store answers and uncached pages held in memory at a time; bounds the daemon's size."""
     metadata_entries: int = 200_000
@@ -43,7 +43,8 @@ class Settings:
     store_requests: int = 64
     """Requests to one store in flight at a time: 64 fill a 200 MB/s link at 20 ms with 100 KB objects."""
     readahead_bytes: int = 64 * MIB
-    """Largest window fetched ahead of one sequential reader; it starts at 1 MiB and doubles."""
+    """Largest window fetched ahead of one sequential reader (it starts at 1 MiB and doubles), or of one announced
+    order."""
     prefetch: bool = True
     """Fetch the rest of a folder in the background after a few misses in it."""
     log_level: str = "info"
@@ -52,8 +53,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.cache_reserve <= 0.9:
             raise Invalid(f"cache_reserve must be between 0 and 0.9, got {self.cache_reserve}")
-        if self.cache_policy not in ("keep", "lru"):
-            raise Invalid(f"cache_policy must be 'keep' or 'lru', got {self.cache_policy!r}")
+        if self.cache_policy not in ("keep", "lru", "s3fifo"):
+            raise Invalid(f"cache_policy must be 'keep', 'lru' or 's3fifo', got {self.cache_policy!r}")
         if self.memory_bytes < 16 * MIB:
             raise Invalid(f"memory_bytes must be at least 16MiB, got {self.memory_bytes}")
         if self.store_requests < 1:

@@ -102,6 +102,8 @@ def mount_options(fields: Fields) -> MountOptions:
         freshness=fields.choice("freshness") or "ttl",
         ttl_s=fields.seconds("ttl_s"),
         policy=fields.choice("policy"),
+        quota_bytes=fields.whole("quota_bytes") or None,
+        cache_ttl_s=fields.seconds("cache_ttl_s") or None,
         shared_prefix=fields.flag("shared_prefix"),
     )
 
@@ -114,6 +116,8 @@ def mount_changes(fields: Fields) -> MountChanges:
         freshness=fields.choice("freshness"),
         ttl_s=fields.seconds("ttl_s"),
         policy=fields.choice("policy"),
+        quota_bytes=fields.whole("quota_bytes"),
+        cache_ttl_s=fields.seconds("cache_ttl_s"),
         write_mode=fields.choice("write_mode"),
     )
 
@@ -129,6 +133,8 @@ def mount_info(mount: Mount, *, default_policy: str) -> Json:
         "freshness": settings.freshness,
         "ttl_s": mount.ttl_s if settings.freshness == "ttl" and isfinite(mount.ttl_s) else None,
         "policy": settings.policy or default_policy,
+        "quota_bytes": settings.quota_bytes,
+        "cache_ttl_s": settings.cache_ttl_s,
         "shared_prefix": settings.shared_prefix,
         "options": hide_options(dict(settings.options)),
     }

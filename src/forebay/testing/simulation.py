@@ -131,6 +131,7 @@ def hits_announced(orders: Sequence[Sequence[Sequence[Read]]], size: int, *, kno
         for each in datasets
         if (number := coming.numbers.find(datasets[each].mount, str(each))) is not None
     }
+    followed = sorted(set(datasets.values()))
     told: dict[int, Order] = {}
     count = 0
     hits = []
@@ -152,7 +153,7 @@ def hits_announced(orders: Sequence[Sequence[Sequence[Read]]], size: int, *, kno
             if count < size:
                 count += 1
             else:
-                last = coming.pop("disk", list(set(datasets.values())), coming.due(number, after_window=True))
+                last = coming.pop("disk", followed, coming.due(number, after_window=True))
                 if last is None:
                     continue
                 coming.release(last, last + 1)

@@ -39,6 +39,11 @@ class Mount:
     ttl_s: float  # how long names and versions are believed, seconds; 0 for "always", inf for "immutable"
     open_files: int = 0  # how many of its files somebody has open
 
+    @property
+    def place(self) -> str:
+        """What the cache knows it by: mounts of one place share what is cached."""
+        return f"{self.store.location}/{self.prefix}"
+
     def left_s(self, since: float, now: float) -> float:
         """How long what was asked at `since` may still be believed at `now`, seconds; below 0 if not any more."""
         left_s = self.ttl_s - (now - since)

@@ -32,6 +32,7 @@ from forebay.vfs.control import ControlDb
 from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
 from forebay.vfs.journal import Journal
+from forebay.vfs.keeping import Keeper
 from forebay.vfs.listing import Listing, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.load_names import NamesEvent, load_names
@@ -81,6 +82,7 @@ class FileSystem:
         self.renames = Renames(control, self.metadata)
         self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames, clock)
         self.mounter = Mounter(self)
+        self.keeper = Keeper(self.tree, cache)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.deadline_s = settings.store_deadline_s
 
@@ -93,11 +95,13 @@ class FileSystem:
         self.uploader.recover(self.tree)
 
     def start(self) -> None:
-        """Begin to finish what an earlier daemon left: renames, then uploads."""
+        """Begin to finish what an earlier daemon left, renames, then uploads; and to look what may leave the cache."""
+        self.keeper.start()
         self.uploader.start(self.renames.resume(list(self.mounts)))
 
     async def close(self) -> None:
         """Stop background work, keep what is not in the stores yet, save the cache's index, and close the stores."""
+        await self.keeper.close()
         await self.orders.close()
         await self.prefetcher.close()
         await self.uploader.close()
@@ -238,7 +242,7 @@ class FileSystem:
 
     def dataset(self, mount: Mount, key: str) -> Dataset:
         """On whose account a key is cached."""
-        return Dataset(f"{mount.store.location}/{mount.prefix}", top_folder(mount, key))
+        return Dataset(mount.place, top_folder(mount, key))
 
     def open_version(self, entry: FileEntry) -> OpenFile:
         """Open one version in a store for reading; no I/O.  The caller closes it."""
@@ -488,7 +492,9 @@ class FileSystem:
 
     async def update_mount(self, path: str, changes: MountChanges) -> Mount:
         """Change how a store is mounted, without taking it away; see `forebay.vfs.mounter`."""
-        return await self.mounter.update(path, changes)
+        mount = await self.mounter.update(path, changes)
+        await self.keeper.look()
+        return mount
 
     async def unmount(self, path: str) -> None:
         """Take a mount away; what it cached stays, for the next mount of the same place.

@@ -59,6 +59,8 @@ class MountChanges:
     freshness: str | None = None
     ttl_s: float | None = None
     policy: str | None = None
+    quota_bytes: int | None = None  # 0 takes it away
+    cache_ttl_s: float | None = None  # 0 takes it away
     write_mode: str | None = None
 
     def apply(self, now: MountOptions) -> MountOptions:
@@ -78,6 +80,8 @@ class MountChanges:
             freshness=freshness,
             ttl_s=now.ttl_s if self.ttl_s is None else self.ttl_s,
             policy=self.policy or now.policy,
+            quota_bytes=now.quota_bytes if self.quota_bytes is None else self.quota_bytes or None,
+            cache_ttl_s=now.cache_ttl_s if self.cache_ttl_s is None else self.cache_ttl_s or None,
             write_mode=self.write_mode or now.write_mode,
         )
 

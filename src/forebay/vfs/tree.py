@@ -10,6 +10,7 @@ import structlog
 
 from forebay import paths
 from forebay.cache.cache import Pin
+from forebay.cache.policy import POLICIES
 from forebay.clock import Clock
 from forebay.config.settings import Settings
 from forebay.errors import FsError, Invalid, NotFound
@@ -69,8 +70,10 @@ class Tree:
             raise Invalid(f"freshness must be 'immutable', 'ttl' or 'always', not {options.freshness!r}")
         if options.write_mode not in ("through", "back"):
             raise Invalid(f"write mode must be 'through' or 'back', not {options.write_mode!r}")
-        if options.policy not in (None, "keep", "lru"):
-            raise Invalid(f"policy must be 'keep' or 'lru', not {options.policy!r}")
+        if options.policy not in (None, *POLICIES):
+            raise Invalid(f"policy must be 'keep', 'lru' or 's3fifo', not {options.policy!r}")
+        if options.quota_bytes is not None and options.quota_bytes < 0:
+            raise Invalid(f"a quota must be 0 bytes or more, not {options.quota_bytes}")
         store, prefix = self._open_store(url, dict(options.options), settings=self._settings)
         if options.shared_prefix:
             if not store.capabilities.any_prefix:

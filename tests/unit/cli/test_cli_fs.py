@@ -61,6 +61,8 @@ def test_options_of_a_mount_may_stand_before_between_and_after_the_paths(
             "freshness": None,
             "ttl_s": None,
             "policy": None,
+            "quota_bytes": None,
+            "cache_ttl_s": None,
             "write_mode": None,
             "shared_prefix": False,
         }
@@ -69,11 +71,13 @@ def test_options_of_a_mount_may_stand_before_between_and_after_the_paths(
 
 def test_how_a_mount_works_is_passed_on(admin: AdminServer, forebay: Command) -> None:
     forebay(*MOUNT, "--readonly", "--ttl", "2m", "--policy", "lru", "--freshness", "ttl")
-    forebay(*MOUNT, "--freshness", "immutable", "--write-mode", "back")
+    forebay(*MOUNT, "--freshness", "immutable", "--write-mode", "back", "--quota", "100GiB", "--cache-ttl", "7d")
     first, second = admin.bodies("/v1/fs/mount")
     assert (first["readonly"], first["freshness"], first["ttl_s"], first["policy"]) == (True, "ttl", 120.0, "lru")
     assert (second["readonly"], second["freshness"], second["ttl_s"]) == (False, "immutable", None)
     assert (first["write_mode"], second["write_mode"]) == (None, "back")
+    assert (first["quota_bytes"], first["cache_ttl_s"]) == (None, None)
+    assert (second["quota_bytes"], second["cache_ttl_s"]) == (100 << 30, 604_800.0)
 
 
 def test_an_update_says_only_what_is_to_change(admin: AdminServer, forebay: Command) -> None:
@@ -84,6 +88,8 @@ def test_an_update_says_only_what_is_to_change(admin: AdminServer, forebay: Comm
         "freshness": None,
         "ttl_s": None,
         "policy": None,
+        "quota_bytes": None,
+        "cache_ttl_s": None,
         "write_mode": None,
     }
     assert forebay("fs", "mount", "--update", "/m", "--option", "a=b", "--option", "c=").code == 0
@@ -168,6 +174,8 @@ MOUNTS = [
         "freshness": "ttl",
         "ttl_s": 60.0,
         "policy": "keep",
+        "quota_bytes": 100 << 30,
+        "cache_ttl_s": 604_800.0,
         "options": {},
     },
     {
@@ -178,6 +186,8 @@ MOUNTS = [
         "freshness": "always",
         "ttl_s": None,
         "policy": None,
+        "quota_bytes": None,
+        "cache_ttl_s": None,
         "options": {"s3.region": "r", "s3a.secretKey": "***"},
     },
 ]
@@ -187,9 +197,9 @@ MOUNTS = [
 def test_mounts_are_listed(admin: AdminServer, forebay: Command, word: str) -> None:
     admin.answers["/v1/fs/mounts"] = MOUNTS
     assert forebay("fs", word).lines == [
-        "path        store     how                      options",
-        "/a          s3://b    readonly, ttl 60s, keep",
-        "/long/path  s3://c/d  write-back, always       s3.region=r s3a.secretKey=***",
+        "path        store     how                                                     options",
+        "/a          s3://b    readonly, ttl 60s, keep, quota 100.0 GiB, cache-ttl 7d",
+        "/long/path  s3://c/d  write-back, always                                      s3.region=r s3a.secretKey=***",
     ]
     assert forebay("fs", word, "--json").json == MOUNTS
 
