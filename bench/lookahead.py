@@ -72,14 +72,14 @@ def _loader(world: World, way: str, count: int, *folders: Path) -> float:
 
 @contextmanager
 def _without_prefetch(world: World) -> Iterator[None]:
-    """The daemon begins anew and fetches nothing ahead, until the context ends."""
-    world.forebay("stop")
-    world.environment["FOREBAY_PREFETCH"] = "false"
+    """A daemon of its own, which fetches nothing ahead, until the context ends."""
+    others = world.environment.copy()
+    world.environment |= {"FOREBAY_HOME": str(world.scratch / "plain"), "FOREBAY_PREFETCH": "false"}
     try:
         yield
     finally:
         world.forebay("stop")
-        del world.environment["FOREBAY_PREFETCH"]
+        world.environment = others
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ import load
 import lookahead
 import memory
 import metadata
+import no_hint
+import read_many
 import stores
+import two_jobs
 import warm_large
 import warm_small
 from common import RESULTS, World, results_file, save, say
@@ -27,9 +30,12 @@ SCRIPTS = {
     "check_proxy": check_proxy.measure,
     "warm_large": warm_large.measure,
     "warm_small": warm_small.measure,
+    "read_many": read_many.measure,
     "first_epoch": first_epoch.measure,
     "lookahead": lookahead.measure,
     "frameworks": frameworks.measure,
+    "no_hint": no_hint.measure,
+    "two_jobs": two_jobs.measure,
     "cold_sequential": cold_sequential.measure,
     "load": load.measure,
     "checkpoint": checkpoint.measure,

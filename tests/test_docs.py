@@ -20,9 +20,11 @@ from forebay.stores import azure_options, gcs_options, hub, registry, s3_options
 
 ROOT = Path(__file__).resolve().parent.parent
 README, ARCHITECTURE, CHANGELOG = ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"
-SEMANTICS, CONFIGURATION, STORES = (ROOT / f"docs/{name}.md" for name in ("SEMANTICS", "CONFIGURATION", "STORES"))
+SEMANTICS, CONFIGURATION, STORES, PYTHON = (
+    ROOT / f"docs/{name}.md" for name in ("SEMANTICS", "CONFIGURATION", "STORES", "PYTHON")
+)
 FRAMEWORKS = ROOT / "docs/FRAMEWORKS.md"
-DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION, STORES, FRAMEWORKS]
+DOCUMENTS = [README, ARCHITECTURE, CHANGELOG, SEMANTICS, CONFIGURATION, STORES, PYTHON, FRAMEWORKS]
 
 PROOF = re.compile(r"`((?:tests|src)/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")

@@ -70,10 +70,18 @@ class LookaheadSampler(Sampler[T]):
         self._yielded = 0
         self._random: torch.Tensor | None = None  # the random generator's state when this epoch began
         self._resumes = False
+        self._made = 0  # iterators since a state was loaded
 
     def __iter__(self) -> Iterator[T]:
-        window, self._window = self._take_window(), None
-        source = self._begin()
+        self._made += 1
+        return self._pass(self._made)
+
+    def _pass(self, number: int) -> Iterator[T]:
+        """One epoch, or its rest.  Nothing happens before its first sample is asked for: loaders drop iterators."""
+        resumes = self._resumes and (number == 1 or not self._is_at_end())
+        self._resumes = False
+        window, self._window = self._take_window(resumes=resumes), None
+        source = self._begin(resumes=resumes)
         is_whole = False
         try:
             for item in window.walk(source, self._following):
@@ -82,7 +90,7 @@ class LookaheadSampler(Sampler[T]):
             is_whole = True
         finally:
             if is_whole:  # what was handed out is still being read: the order goes on into the next epoch
-                self._window, self._yielded, self._random = window, 0, None
+                self._window = window
             else:
                 window.close()
 
@@ -90,7 +98,8 @@ class LookaheadSampler(Sampler[T]):
         return len(self._base)
 
     def set_epoch(self, epoch: int) -> None:
-        """As the base's, which is told too."""
+        """As the base's, which is told too.  Of another epoch than the one that was loaded, nothing has been read."""
+        self._resumes = self._resumes and epoch == self._epoch
         self._epoch = epoch
         counting: Any = self._base if hasattr(self._base, "set_epoch") else _inner(self._base)
         if hasattr(counting, "set_epoch"):
@@ -101,10 +110,14 @@ class LookaheadSampler(Sampler[T]):
         return {"epoch": self._epoch, "yielded": self._yielded, "random": self._random}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next pass goes on there, in the same order: after `"yielded"` samples, or batches."""
+        """The next pass goes on there, in the same order: after `"yielded"` samples, or batches.
+
+        Of an epoch that was at its end the first iterator has nothing left, and any other begins the next epoch: so
+        torchdata's loader ends the epoch if its last batch was not the end of it yet, and begins one if it was.
+        """
         if state["epoch"] is not None:
             self.set_epoch(state["epoch"])
-        self._yielded, self._random, self._resumes = state["yielded"], state["random"], True
+        self._yielded, self._random, self._resumes, self._made = state["yielded"], state["random"], True, 0
 
     def close(self) -> None:
         """Have the daemon forget what was announced; the end of the program does so too."""
@@ -117,20 +130,22 @@ class LookaheadSampler(Sampler[T]):
 
     # ------------------------------------------------------------------
 
-    def _take_window(self) -> "Window[T]":
+    def _is_at_end(self) -> bool:
+        return hasattr(self._base, "__len__") and self._yielded >= len(self._base)
+
+    def _take_window(self, *, resumes: bool) -> "Window[T]":
         """The order that goes on, if this epoch is what it was announced to be, else a new one."""
         window, announced = self._window, self._announced_epoch
         self._announced_epoch = None
-        if window is not None and not self._resumes and announced in (None, self._epoch):
+        if window is not None and not resumes and announced in (None, self._epoch):
             return window
         self.close()
         return Window(Announcer(self._files), self._ahead)
 
-    def _begin(self) -> Iterator[T]:
+    def _begin(self, *, resumes: bool) -> Iterator[T]:
         """What the base yields, after what was yielded before."""
-        skipped = self._yielded if self._resumes else 0
-        state = self._random if self._resumes else None
-        self._yielded, self._resumes = skipped, False
+        skipped = self._yielded = self._yielded if resumes else 0
+        state = self._random if resumes else None
         generator = _generator_of(self._base)
         outside = torch.get_rng_state()
         if generator is not None and state is not None:

@@ -1,6 +1,7 @@
 """Python programs and a real daemon: bytes, names, versions; threads, forks, asyncio, a daemon that is killed."""
 
 import asyncio
+import contextlib
 import errno
 import io
 import mmap
@@ -9,6 +10,8 @@ import os
 import pickle
 import random
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -32,6 +35,7 @@ from forebay.errors import (
     Unavailable,
     Unsupported,
 )
+from forebay.frontends.local.format import VERSION, Frames, Kind, pack, pack_json, parse_error
 from forebay.stores.posix import HIDDEN
 from forebay.testing.daemons import RunForebay, daemon_pid, wait_until
 
@@ -477,6 +481,34 @@ def test_a_write_keeps_its_promise_over_kill_9(fs: FileSystem, forebay: RunForeb
     assert {path.name for path in back.iterdir() if not path.name.startswith(HIDDEN)} == {
         str(number) for number in range(20)
     }
+
+
+# ---------------------------------------------------------------- others at the socket
+
+
+def test_rubbish_ends_the_connection_that_sent_it_and_no_other(fs: FileSystem, forebay_home: Path) -> None:
+    fs.read("/data/in/a.txt")
+    for seed in range(30):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+            other.connect(str(forebay_home / "local.sock"))
+            other.settimeout(20)
+            if seed % 2:
+                other.sendall(pack(Kind.HELLO, 1, pack_json({"version": VERSION, "session": "s"})))
+                assert other.recv(1)
+            other.sendall(random.Random(seed).randbytes(64 + seed))
+            with contextlib.suppress(ConnectionError):
+                while other.recv(1 << 16):
+                    pass
+    assert fs.read("/data/in/a.txt") == b"hello\n"
+    assert stat.S_IMODE((forebay_home / "local.sock").stat().st_mode) == 0o600
+
+
+def test_a_program_of_another_version_is_told_what_to_do(fs: FileSystem, forebay_home: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.connect(str(forebay_home / "local.sock"))
+        other.sendall(pack(Kind.HELLO, 1, pack_json({"version": VERSION + 1, "session": "s"})))
+        (refused,) = Frames().feed(other.recv(1 << 16))
+    assert "forebay stop" in parse_error(refused.body)[1].message
 
 
 # ---------------------------------------------------------------- orders

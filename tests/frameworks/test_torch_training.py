@@ -73,6 +73,48 @@ def test_a_shuffled_epoch_reads_each_object_once_in_the_announced_order_ahead_of
         world.forebay("fs", "unmount", "/data/ordered")
 
 
+@pytest.mark.parametrize("way", ["sampler", "batch_sampler"])
+def test_torchdatas_loader_resumes_at_every_step_of_an_epoch(data: Path, script: Script, way: str) -> None:
+    code = """
+import torch
+from torch.utils.data import BatchSampler, RandomSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
+from forebay.torch import LookaheadSampler
+
+data = ImageFolder(argv[1], transform=pil_to_tensor)
+
+def make(workers):
+    if argv[2] == "sampler":
+        return StatefulDataLoader(data, 8, sampler=LookaheadSampler(RandomSampler(data)), num_workers=workers)
+    batches = BatchSampler(RandomSampler(data), 8, drop_last=False)
+    return StatefulDataLoader(data, batch_sampler=LookaheadSampler(batches), num_workers=workers)
+
+def pictures(batches):
+    return [pixels[:, :2, 0, 0].tolist() for pixels, _ in batches]
+
+for workers in (0, 2):
+    for done in (1, 2, 3):
+        loader = make(workers)
+        steps = iter(loader)
+        for _ in range(done):
+            next(steps)
+        state = loader.state_dict()
+        rest = pictures(steps)
+        resumed = make(workers)
+        resumed.load_state_dict(state)
+        assert pictures(resumed) == rest and len(rest) == 3 - done, (workers, done)
+        assert len(pictures(resumed)) == 3, "the next epoch is whole"
+    ended = loader.state_dict()  # after the end of an epoch
+    resumed = make(workers)
+    resumed.load_state_dict(ended)
+    assert len(pictures(resumed)) == 3, workers
+print("resumed")
+"""
+    assert script(code, data / "pictures", way).splitlines()[-1] == "resumed"
+
+
 SAVE = """
 import torch
 import torch.distributed as dist

@@ -167,10 +167,30 @@ def test_an_epoch_is_resumed_where_it_was_and_only_the_rest_is_announced(
         assert list(second) == again, "the epoch after it is the same, too"
 
 
-def test_after_an_epoch_the_state_is_that_of_a_beginning(daemon: Recorder) -> None:
+def test_an_epoch_is_resumed_that_its_loader_had_drawn_to_the_end(daemon: Recorder) -> None:
     sampler = LookaheadSampler(RandomSampler(Folder()))
-    list(sampler)
-    assert sampler.state_dict() == {"epoch": None, "yielded": 0, "random": None}
+    expected = list(sampler)
+    state = sampler.state_dict()
+    assert state["yielded"] == len(expected)
+    sampler.load_state_dict(state | {"yielded": 7})
+    iter(sampler)  # a loader makes one and drops it
+    assert list(sampler) == expected[7:]
+
+
+def test_of_an_epoch_that_was_at_its_end_nothing_is_left_and_then_comes_the_next(daemon: Recorder) -> None:
+    sampler = LookaheadSampler(distributed(Folder()))
+    sampler.set_epoch(1)
+    expected = list(sampler)
+    state = sampler.state_dict()
+    sampler.load_state_dict(state)
+    assert list(sampler) == []
+    assert list(sampler) == expected
+    sampler.load_state_dict(state)
+    iter(sampler)
+    assert list(sampler) == expected, "torchdata's loader drops the rest of an epoch that it had ended"
+    sampler.load_state_dict(state)
+    sampler.set_epoch(2)
+    assert len(list(sampler)) == len(expected), "another epoch is read whole"
 
 
 def test_a_copy_announces_by_itself(daemon: Recorder) -> None:

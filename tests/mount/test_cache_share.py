@@ -1,0 +1,83 @@
+"""What a cache of half of the data hits on a real mount, against what the simulation says."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forebay.testing.simulation import epochs, hits_announced, hits_of, in_turns
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+COUNT, FILE = 2_000, 8_192
+EPOCHS = 3
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    """2,000 small files in ten folders below one: one data set."""
+    for number in range(COUNT):
+        path = folder / "train" / f"class{number % 10}" / f"{number:05}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(number).randbytes(FILE))
+    return folder
+
+
+@pytest.fixture
+def own_forebay(monkeypatch: pytest.MonkeyPatch, forebay_home: Path) -> Callable[..., Any]:
+    """A daemon to which jobs announce, as the benches have it."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    from announcing import OwnForebay
+
+    return lambda **settings: OwnForebay(forebay_home.parent / "own", **settings)
+
+
+def hit_ratios(forebay: Any, mountpoint: Path, *, jobs: int, known: int) -> list[float]:
+    """Let jobs read epochs at the same time; the hit ratio of each, by what the store was asked for."""
+    words = (str(forebay.home), str(mountpoint))
+    readers = []
+    try:
+        for seed in range(jobs):
+            command = [sys.executable, str(BENCH / "announced_reader.py"), *words, str(seed), str(known), str(EPOCHS)]
+            readers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        for reader in readers:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "ready\n"
+        ratios, before = [], forebay.fetched_bytes()
+        for _ in range(EPOCHS):
+            for reader in readers:
+                assert reader.stdin is not None
+                reader.stdin.write("\n")
+                reader.stdin.flush()
+            for reader in readers:
+                assert reader.stdout is not None
+                assert reader.stdout.readline() == "done\n"
+            after = forebay.fetched_bytes()
+            ratios.append(1 - (after - before) / (jobs * COUNT * FILE))
+            before = after
+        return ratios
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+
+
+@pytest.mark.parametrize("known", [0, 1], ids=["no hint", "announced"])
+def test_one_job_hits_what_the_simulation_says(data: Path, own_forebay: Callable[..., Any], known: int) -> None:
+    trace = [read for epoch in epochs(range(COUNT), EPOCHS) for read in in_turns(epoch)]
+    simulated = hits_of(trace, COUNT // 2, "keep", per_set=COUNT)[COUNT:]
+    with own_forebay(cache_dirs=f"{data.parent}/cache:{COUNT * FILE // 2}", cache_reserve="0") as forebay:
+        measured = hit_ratios(forebay, forebay.show(f"file://{data}"), jobs=1, known=known)
+    expected = simulated.count(True) / len(simulated)
+    assert [abs(ratio - expected) <= 0.02 for ratio in measured[1:]] == [True] * (EPOCHS - 1), measured
+
+
+def test_two_announced_jobs_share_the_cache_as_the_simulation_says(data: Path, own_forebay: Callable[..., Any]) -> None:
+    """They go at paces of their own, which the simulation does not know."""
+    simulated = hits_announced(epochs(range(COUNT), EPOCHS, jobs=2), COUNT // 2, known=2, per_set=COUNT)[2 * COUNT :]
+    with own_forebay(cache_dirs=f"{data.parent}/cache:{COUNT * FILE // 2}", cache_reserve="0") as forebay:
+        measured = hit_ratios(forebay, forebay.show(f"file://{data}"), jobs=2, known=2)
+    assert sum(measured[1:]) / (EPOCHS - 1) >= simulated.count(True) / len(simulated) - 0.03, measured
