@@ -69,6 +69,11 @@ class Metadata:
     def _moment(self) -> Moment:
         return Moment(self._clock.monotonic(), next(self._turns))
 
+    @property
+    def changed_turn(self) -> int:
+        """Grows with every name that is changed here, doubted or forgotten; what a store tells leaves it as it is."""
+        return max(self._forgotten_turn, self._changed_turn)
+
     def peek(self, path: str, name: str) -> Found | None:
         """A lookup in a mount's folder from memory, if it is known and young enough."""
         folder = self.folders.get(path)

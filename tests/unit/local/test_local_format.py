@@ -37,7 +37,7 @@ names = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["
 def test_frames_come_out_as_they_went_in_however_they_are_cut(
     sent: list[tuple[Kind, int, bytes, int]], cuts: list[int]
 ) -> None:
-    whole, fds, starts = b"", [], {}
+    whole, starts = b"", dict[int, int]()
     for kind, request, body, count in sent:
         starts[len(whole)] = count  # the kernel gives the descriptors with the first byte of a frame
         whole += pack(kind, request, body, fds=count)

@@ -40,7 +40,7 @@ class Batch:
     def __init__(self, fs: FileSystem, shelf: Shelf, link: Link, request: int, explain: Explain) -> None:
         self._fs = fs
         self._shelf = shelf
-        self._link = link
+        self.link = link
         self._request = request
         self._explain = explain
         self._files: list[AnyFile] = []  # that the program reads by a descriptor of its own
@@ -70,7 +70,7 @@ class Batch:
         if ready:
             body = pack_opened([(number, opened.size) for number, opened in ready])
             files = [opened.descriptor for _, opened in ready]
-            self._link.send(pack(Kind.OPENED, self._request, body, fds=len(files)), files)
+            self.link.send(pack(Kind.OPENED, self._request, body, fds=len(files)), files)
 
     # ------------------------------------------------------------------ what is not here
 
@@ -84,7 +84,7 @@ class Batch:
             raise
         except Exception as error:  # noqa: BLE001 - the outermost boundary of one file
             told, message = self._explain(error)
-            self._link.send(pack(Kind.MISSED, self._request, pack_error(told, message, number)))
+            self.link.send(pack(Kind.MISSED, self._request, pack_error(told, message, number)))
 
     async def _send(self, number: int, entry: FileEntry) -> None:
         if entry.size > STREAMED_BYTES:
@@ -110,8 +110,8 @@ class Batch:
                 at += len(data)
                 if at < size and not data:
                     raise Unavailable(f"{entry.path} was cut while it was read; read it again", path=entry.path)
-                await self._link.drain()
-                self._link.send(pack(Kind.PIECE, self._request, pack_piece(number, size, data)))
+                await self.link.drain()
+                self.link.send(pack(Kind.PIECE, self._request, pack_piece(number, size, data)))
                 if not size:
                     return
         finally:

@@ -106,6 +106,8 @@ class Calls:
     async def _rename(self, _: Caller, fields: Json, __: bytes) -> Answer:
         source, target = _path(fields, "source"), _path(fields, "target")
         await self._fs.changes.rename(source, target, replace=bool(fields.get("replace")))
+        self._fs.tell(source)
+        self._fs.tell(target)
         return Answer()
 
     async def _touch(self, _: Caller, fields: Json, __: bytes) -> Answer:

@@ -139,7 +139,7 @@ class LocalServer:
         elif frame.kind == Kind.FILES:
             self._check_bound(program, frame.request)
             batch = program.batches[frame.request] = Batch(self._fs, self._shelf, link, frame.request, self._explain)
-            batch.begin(parse_paths(frame.body), self._clock.monotonic())
+            self._begin(batch, frame)
         elif frame.kind == Kind.DONE:
             if (done := program.batches.pop(frame.request, None)) is not None:
                 done.end()
@@ -153,6 +153,14 @@ class LocalServer:
             call.add_done_callback(program.calls.discard)
         else:
             raise BadFrame(f"no request is of kind {frame.kind}")
+
+    def _begin(self, batch: Batch, frame: Frame) -> None:
+        wanted = parse_paths(frame.body)
+        try:
+            batch.begin(wanted, self._clock.monotonic())
+        except Exception as error:  # noqa: BLE001 - the outermost boundary: a bug ends this request only
+            told, message = self._explain(error)
+            batch.link.fail(frame.request, told, message)
 
     def _check_bound(self, program: _Program, request: int) -> None:
         if request in program.batches or len(program.batches) + len(program.calls) > REQUESTS_MAX:

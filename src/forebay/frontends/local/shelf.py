@@ -1,9 +1,9 @@
 """Complete cache files that programs read by descriptor: one descriptor for each path, kept from open to open.
 
 The next epoch's read of the same file then costs the daemon no search, no system call and no object.  What a path shows
-is believed here as long as a lookup promised, and not after the file system tells of a change; then it is looked up
-again.  What is kept is not open: the cache may evict it, and says so.  When there are too many, those not opened for
-longest go first.
+is believed here as long as a lookup promised, and only until any name is changed here or forgotten; then it is looked
+up again, in memory.  What is kept is not open: the cache may evict it, and says so.  When there are too many, those
+not opened for longest go first.
 
 *Callers*: batches, on the loop.  *Locks*: none; nothing here waits.  *Invariant*: an entry that is given is what a
 lookup would give now.
@@ -62,7 +62,7 @@ class Shelf:
         """Open the file at a path if memory knows it and all of it is cached; `now` by the monotonic clock."""
         kept = self._kept.get(path)
         if kept is not None:
-            is_current = kept.turn == self._turn and now < kept.until
+            is_current = kept.turn == self._turn + self._fs.metadata.changed_turn and now < kept.until
             if (is_current or self._is_same(kept, path, now)) and kept.opened.file.reopen():
                 kept.was_opened = True
                 return kept.opened
@@ -75,11 +75,18 @@ class Shelf:
     def open_entry(self, entry: FileEntry) -> Opened | None:
         """Open what an entry's path shows now, if all of it is cached; it is not kept."""
         file = self._fs.open(entry)
-        descriptor = file.reader()
+        try:
+            descriptor = file.reader()
+        except OSError:  # such as EMFILE: it is read through the socket
+            descriptor = None
         if descriptor is None:
             file.close()
             return None
         return Opened(file, descriptor, file.entry.size)
+
+    def _now_turn(self) -> int:
+        # Two numbers that only grow: so the sum is as before only if both are.
+        return self._turn + self._fs.metadata.changed_turn
 
     def _peek(self, path: str) -> Found | None:
         # Not `normalize`, which costs as much as all else: a path in another form is not known, and looked up later.
@@ -90,13 +97,13 @@ class Shelf:
         found = self._peek(path)
         if found is None or found.entry != kept.entry:
             return False
-        kept.until, kept.turn = now + found.ttl_s, self._turn
+        kept.until, kept.turn = now + found.ttl_s, self._now_turn()
         return True
 
     def _open_new(self, path: str, found: Found, entry: FileEntry, now: float) -> Opened | None:
         opened = self.open_entry(entry)
         if opened is not None and isinstance(opened.file, OpenFile) and found.ttl_s > 0:
-            self._kept[path] = _Kept(entry, opened, now + found.ttl_s, self._turn)
+            self._kept[path] = _Kept(entry, opened, now + found.ttl_s, self._now_turn())
             self._paths_of.setdefault(opened.file.local_id, []).append(path)
             if len(self._kept) > self._most:
                 self._forget_oldest()
