@@ -184,13 +184,15 @@ class CachedFile:
 
     def count_read(self, traffic: Traffic, size: int) -> None:
         """Count bytes that a reader got: as many as were fetched for readers and not read yet are from the store."""
-        fresh = min(size, self.unread)
-        self.unread -= fresh
-        traffic.read_from_store += fresh
+        if self.unread:
+            fresh = min(size, self.unread)
+            self.unread -= fresh
+            traffic.read_from_store += fresh
+            size -= fresh
         if self._passing is None:
-            traffic.read_from_cache += size - fresh
+            traffic.read_from_cache += size
         else:
-            traffic.read_from_memory += size - fresh
+            traffic.read_from_memory += size
 
     # ------------------------------------------------------------------ reading
 
