@@ -179,7 +179,10 @@ class CachedFile:
 
     def is_here(self, offset: int, length: int) -> bool:
         """Can these bytes be had without the store?"""
-        run = pages_of(offset, min(length, self.source.size - offset), self.source.size)
+        length = min(length, self.source.size - offset)
+        if length <= 0:
+            return True
+        run = pages_of(offset, length, self.source.size)
         return self.stored.has(run) or (self._passing is not None and self._passing.residency.has(run))
 
     def count_read(self, traffic: Traffic, size: int) -> None:

@@ -1,5 +1,6 @@
 """`forebay top`, `forebay report` and `forebay bench`: what they make of what the daemon says."""
 
+import io
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyte
 import pytest
+from PIL import Image
 
 from cli.admin_server import AdminServer
 from cli.conftest import CODE, Command
@@ -318,6 +320,16 @@ def test_a_worker_begins_no_batch_after_its_time_and_says_how_far_it_came(tmp_pa
     done = read_all(Work(names, batch=2, decode=False, seconds=10.0), lambda: next(asked))
     assert (done.files, done.size) == (2, 10)
     assert read_all(Work(names, batch=2, decode=False, seconds=-1.0), lambda: False).files == 0
+
+
+def test_a_damaged_picture_is_read_and_not_decoded(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.frombytes("RGB", (64, 48), os.urandom(64 * 48 * 3)).save(data, "JPEG")
+    for name, content in {"whole": data.getvalue(), "cut": data.getvalue()[:-500], "none": b"words"}.items():
+        (tmp_path / name).write_bytes(content)
+    names = [str(tmp_path / name) for name in ("whole", "cut", "none")]
+    done = read_all(Work(names, batch=3, decode=True, seconds=60.0), lambda: False)
+    assert (done.files, done.pictures) == (3, 1)
 
 
 def test_no_line_of_help_is_an_option_without_words(forebay: Command, home: Path) -> None:
