@@ -202,18 +202,23 @@ class CachedFile:
 
     def is_here(self, offset: int, length: int) -> bool:
         """Can these bytes be had without the store?"""
-        run = pages_of(offset, min(length, self.source.size - offset), self.source.size)
+        length = min(length, self.source.size - offset)
+        if length <= 0:
+            return True
+        run = pages_of(offset, length, self.source.size)
         return self.stored.has(run) or (self._passing is not None and self._passing.residency.has(run))
 
     def count_read(self, traffic: Traffic, size: int) -> None:
         """Count bytes that a reader got: as many as were fetched for readers and not read yet are from the store."""
-        fresh = min(size, self.unread)
-        self.unread -= fresh
-        traffic.read_from_store += fresh
+        if self.unread:
+            fresh = min(size, self.unread)
+            self.unread -= fresh
+            traffic.read_from_store += fresh
+            size -= fresh
         if self._passing is None:
-            traffic.read_from_cache += size - fresh
+            traffic.read_from_cache += size
         else:
-            traffic.read_from_memory += size - fresh
+            traffic.read_from_memory += size
 
     # ------------------------------------------------------------------ reading
 

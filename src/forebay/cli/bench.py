@@ -240,7 +240,7 @@ def _read(
     clock = SystemClock()
     works = [Work(share, plan.batch, plan.decode, plan.seconds, socket) for share in names]
     with contextlib.ExitStack() as stack:
-        loaders = [stack.enter_context(_Loader(work)) for work in works]
+        loaders = [stack.enter_context(Loader(work)) for work in works]
         for loader in loaders:
             loader.answer()  # it is ready
         began_s = clock.monotonic()
@@ -261,7 +261,7 @@ def _read(
     )
 
 
-class _Loader:
+class Loader:
     """A worker process; it is gone at the end of its `with`."""
 
     def __init__(self, work: Work) -> None:
@@ -273,11 +273,17 @@ class _Loader:
         self.tell(json.dumps(asdict(work)))
 
     def tell(self, line: str) -> None:
+        """Give it a line."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> Any:  # noqa: ANN401 - as `forebay.cli.loader` says it
+        """What it says next.
+
+        Raises:
+            FsError: it could not read, or has ended.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -287,7 +293,7 @@ class _Loader:
             raise FsError(found["error"])
         return found
 
-    def __enter__(self) -> "_Loader":
+    def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -75,13 +75,13 @@ def _reader(socket: str | None) -> Callable[[str], bytes]:
 
 
 def _decode(data: bytes) -> bool:
-    """Decode a picture to RGB; False if it is none."""
-    from PIL import Image, UnidentifiedImageError
+    """Decode a picture to RGB; False if it is none, or damaged: most large data sets hold one of these."""
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as picture:
             picture.convert("RGB")
-    except UnidentifiedImageError:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # as Pillow's formats raise them
         return False
     return True
 

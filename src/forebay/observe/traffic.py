@@ -91,9 +91,7 @@ class Traffic:
     flights: int = 0
     flights_failed: int = 0
     files_prefetched: int = 0
-    flight_times: Histogram = field(
-        default_factory=Histogram
-    )  # from asking to the last byte, waiting its turn included
+    flight_times: Histogram = field(default_factory=Histogram)  # to the last byte, waiting for their turn included
     read_waits: Histogram = field(default_factory=Histogram)  # reads that waited for the store
     disk_waits: Histogram = field(default_factory=Histogram)  # reads that waited for the cache's disk
     lookup_waits: Histogram = field(default_factory=Histogram)  # names for which the store was asked

@@ -1,5 +1,6 @@
 """`forebay top`, `forebay report` and `forebay bench`: what they make of what the daemon says."""
 
+import io
 import os
 import pty
 import re
@@ -15,12 +16,15 @@ from typing import Any
 
 import pyte
 import pytest
+from PIL import Image
 
 from cli.admin_server import AdminServer
 from cli.conftest import CODE, Command
+from forebay.cli import bench
 from forebay.cli.bench import Pass, sentences
+from forebay.cli.loader import Work, read_all
 from forebay.cli.top import view
-from forebay.errors import Unavailable
+from forebay.errors import FsError, Unavailable
 from forebay.observe.series import Row
 from forebay.testing.daemons import wait_until
 from forebay.units import GIB, MIB
@@ -296,6 +300,36 @@ def test_bench_says_in_a_sentence_what_the_figures_mean() -> None:
     ]
     undecoded = {name: Pass(name, 10, 10, 0, 1.0, 1.0, 0.0) for name in ("store", "cold", "warm", "local")}
     assert len(list(sentences(undecoded))) == 1
+
+
+def test_a_file_that_cannot_be_read_ends_a_worker_with_the_reason(tmp_path: Path) -> None:
+    with bench.Loader(Work([str(tmp_path / "gone")], batch=1, decode=False, seconds=10.0)) as worker:
+        assert worker.answer() == "ready"
+        worker.tell("go")
+        with pytest.raises(FsError, match="No such file or directory"):
+            worker.answer()
+
+
+def test_a_worker_begins_no_batch_after_its_time_and_says_how_far_it_came(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"12345")
+    names = [str(tmp_path / name) for name in "abc"]
+    done = read_all(Work(names, batch=2, decode=False, seconds=10.0), lambda: False)
+    assert (done.files, done.size, done.pictures) == (3, 15, 0)
+    asked = iter([False, True])
+    done = read_all(Work(names, batch=2, decode=False, seconds=10.0), lambda: next(asked))
+    assert (done.files, done.size) == (2, 10)
+    assert read_all(Work(names, batch=2, decode=False, seconds=-1.0), lambda: False).files == 0
+
+
+def test_a_damaged_picture_is_read_and_not_decoded(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.frombytes("RGB", (64, 48), os.urandom(64 * 48 * 3)).save(data, "JPEG")
+    for name, content in {"whole": data.getvalue(), "cut": data.getvalue()[:-500], "none": b"words"}.items():
+        (tmp_path / name).write_bytes(content)
+    names = [str(tmp_path / name) for name in ("whole", "cut", "none")]
+    done = read_all(Work(names, batch=3, decode=True, seconds=60.0), lambda: False)
+    assert (done.files, done.pictures) == (3, 1)
 
 
 def test_no_line_of_help_is_an_option_without_words(forebay: Command, home: Path) -> None:

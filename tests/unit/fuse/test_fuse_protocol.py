@@ -232,6 +232,18 @@ async def test_a_complete_file_goes_by_passthrough_and_is_registered_once(kernel
     assert kernel.operations.handles.served_from["passthrough opens"] == 3
 
 
+async def test_a_file_that_goes_by_passthrough_counts_as_read_whole_at_each_open(kernel: Kernel) -> None:
+    node = await passing_node(kernel)
+    (mount,) = kernel.fs.mounts
+    for count in range(1, 4):  # the first, one beside it, and one of a file that is registered and closed
+        handle, *_ = await kernel.open(node)
+        assert (mount.traffic.hits, mount.traffic.read_from_cache) == (count, count * len(b"one"))
+        if count == 2:
+            await kernel.release(handle)
+            await kernel.release(handle)
+    assert mount.traffic.read_from_store == 0, "it was loaded"
+
+
 async def test_a_file_that_goes_by_passthrough_counts_as_open_from_first_to_last(kernel: Kernel) -> None:
     node = await passing_node(kernel)
     for _ in range(2):
