@@ -12,7 +12,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from announcing import Announcer
+from forebay import FileSystem
 
 BATCH = 16
 
@@ -20,13 +20,15 @@ home, mountpoint, seed, known, epochs = Path(sys.argv[1]), Path(sys.argv[2]), *m
 names = sorted(str(path.relative_to(mountpoint)) for path in mountpoint.rglob("*") if path.is_file())
 chance = random.Random(seed)
 orders = [chance.sample(names, len(names)) for _ in range(epochs)]
-with Announcer(home) if known else nullcontext() as job:
+fs = FileSystem(home)
+root = fs.virtual(mountpoint)
+with fs.job(f"reader {seed}") if known else nullcontext() as job:
     print("ready", flush=True)
     for number, order in enumerate(orders):
         sys.stdin.readline()
         if job is not None:
             for ahead in orders[0 if number == 0 else number + known - 1 : number + known]:
-                job.announce([f"/data/{name}" for name in ahead])
+                job.announce([f"{root}/{name}" for name in ahead])
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             if job is not None:

@@ -12,9 +12,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -256,6 +256,18 @@ class World:
         if done.returncode != 0:
             raise RuntimeError(f"forebay {' '.join(words[:2])} failed: {done.stderr.strip()}")
         return done.stdout
+
+    @contextmanager
+    def another_forebay(self, name: str, **settings: object) -> Iterator[Path]:
+        """A daemon of its own with these settings serves every command until the context ends; its home."""
+        home, others = self.scratch / name, self.environment
+        self.environment = {f"FOREBAY_{key.upper()}": str(value) for key, value in settings.items()}
+        self.environment["FOREBAY_HOME"] = str(home)
+        try:
+            yield home
+        finally:
+            self.forebay("stop")
+            self.environment = others
 
     def mount(self, name: str, *, far: bool = False, endpoint: str = "", write_mode: str = "through") -> Path:
         """Mount the bucket `name` at /NAME, show that at a local folder of its own, and return this folder."""

@@ -6,8 +6,6 @@ Against the link, and against the same loader of a daemon that fetches nothing a
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -37,7 +35,7 @@ def measure(world: World) -> Result:
     runs: dict[str, list[float]] = {"sampler": [], "plain": []}
     for bucket in buckets:
         runs["sampler"].append(read(bucket, "sampler", COUNT))
-        with _without_prefetch(world):
+        with world.another_forebay("plain", prefetch=False):
             runs["plain"].append(read(bucket, "plain", PLAIN_COUNT))
     return Result(
         name="lookahead",
@@ -68,18 +66,6 @@ def _loader(world: World, way: str, count: int, *folders: Path) -> float:
     if done.returncode != 0 or done.stderr:  # a warning that nothing is announced, above all
         raise RuntimeError(f"the loader failed: {done.stderr}")
     return float(done.stdout)
-
-
-@contextmanager
-def _without_prefetch(world: World) -> Iterator[None]:
-    """A daemon of its own, which fetches nothing ahead, until the context ends."""
-    others = world.environment.copy()
-    world.environment |= {"FOREBAY_HOME": str(world.scratch / "plain"), "FOREBAY_PREFETCH": "false"}
-    try:
-        yield
-    finally:
-        world.forebay("stop")
-        world.environment = others
 
 
 if __name__ == "__main__":

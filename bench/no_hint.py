@@ -5,9 +5,10 @@ the link.
 """
 
 import statistics
+from contextlib import nullcontext
 
-from announcing import Announcer, OwnForebay
 from common import MBPS, RTT_MS, SMALL_BYTES, Figure, Readers, Result, World, save, say, shuffled_paths
+from forebay import FileSystem
 from scratch import settle
 
 COUNT = 4_000
@@ -17,24 +18,19 @@ ROUNDS = 3
 
 def measure(world: World) -> Result:
     world.small_files("nohint", COUNT)
-    options = {"s3.endpoint": world.far.endpoint, "s3a.accessKeyID": world.server.access_key}
-    options["s3a.secretKey"] = world.server.secret_key
-    words = [word for name, value in options.items() for word in ("--option", f"{name}={value}")]
     runs: dict[str, list[float]] = {"no hint": [], "announced": []}
     for number in range(ROUNDS):
         for side, rates in runs.items():
-            home = world.scratch / f"nohint-{side[:2]}{number}"
-            with OwnForebay(home) as forebay:
-                mountpoint = forebay.show("s3://nohint", *words)
+            with world.another_forebay(f"nohint-{side[:2]}{number}") as home:
+                mountpoint = world.mount("nohint", far=True)
                 paths = shuffled_paths(mountpoint, 7)
                 readers = Readers(paths, LOADERS)
                 settle(world.scratch)
-                if side == "no hint":
+                with FileSystem(home).job("loaders") if side == "announced" else nullcontext() as job:
+                    if job is not None:
+                        job.announce([f"/nohint{path.removeprefix(str(mountpoint))}" for path in paths])
                     rates.append(readers.run())
-                    continue
-                with Announcer(forebay.home) as job:
-                    job.announce([f"/data/{path[len(str(mountpoint)) + 1 :]}" for path in paths])
-                    rates.append(readers.run())
+                world.unmount("nohint")
     link = MBPS * 1e6 / SMALL_BYTES
     return Result(
         name="no_hint",

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from announcing import OwnForebay
 from common import HERE, SMALL_BYTES, Figure, Result, World, save, say
 from forebay.testing.leash import leashed
 
@@ -19,13 +18,12 @@ JOBS = 2
 
 def measure(world: World) -> Result:
     world.small_files("twojobs", COUNT)
-    options = {"s3.endpoint": world.server.endpoint, "s3a.accessKeyID": world.server.access_key}
-    options["s3a.secretKey"] = world.server.secret_key
-    words = [word for name, value in options.items() for word in ("--option", f"{name}={value}")]
-    home, cache = world.scratch / "twojobs-home", world.scratch / "twojobs-cache"
-    with OwnForebay(home, cache_dirs=f"{cache}:{COUNT * SMALL_BYTES // 2}", cache_reserve="0") as forebay:
-        mountpoint = forebay.show("s3://twojobs", *words)
-        traffic = _run(forebay, mountpoint)
+    cache = world.scratch / "twojobs-cache"
+    room = COUNT * SMALL_BYTES // 2
+    with world.another_forebay("twojobs-home", cache_dirs=f"{cache}:{room}", cache_reserve=0) as home:
+        mountpoint = world.mount("twojobs")
+        traffic = _run(world, home, mountpoint)
+        world.unmount("twojobs")
     later = traffic[1:]
     return Result(
         name="two_jobs",
@@ -40,9 +38,9 @@ def measure(world: World) -> Result:
     )
 
 
-def _run(forebay: OwnForebay, mountpoint: Path) -> list[float]:
+def _run(world: World, home: Path, mountpoint: Path) -> list[float]:
     """Let all jobs read their epochs, each epoch at the same time; what came from the store, of the data set."""
-    command = [sys.executable, str(HERE / "announced_reader.py"), str(forebay.home), str(mountpoint)]
+    command = [sys.executable, str(HERE / "announced_reader.py"), str(home), str(mountpoint)]
     readers = [
         subprocess.Popen(
             leashed([*command, str(seed), "2", str(EPOCHS)]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -50,19 +48,24 @@ def _run(forebay: OwnForebay, mountpoint: Path) -> list[float]:
         for seed in range(JOBS)
     ]
     _all_say(readers, "ready")
-    traffic, before = [], forebay.fetched_bytes()
+    traffic, before = [], _fetched_bytes(world)
     for _ in range(EPOCHS):
         for reader in readers:
             assert reader.stdin is not None
             reader.stdin.write("\n")
             reader.stdin.flush()
         _all_say(readers, "done")
-        after = forebay.fetched_bytes()
+        after = _fetched_bytes(world)
         traffic.append((after - before) / (COUNT * SMALL_BYTES))
         before = after
     for reader in readers:
         reader.communicate()
     return traffic
+
+
+def _fetched_bytes(world: World) -> int:
+    fetched: int = world.status()["counters"]["bytes_from_store"]
+    return fetched
 
 
 def _all_say(readers: list["subprocess.Popen[str]"], word: str) -> None:

@@ -1,14 +1,15 @@
 """What a cache of half of the data hits on a real mount, against what the simulation says."""
 
+import json
 import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from forebay.testing.daemons import RunForebay
 from forebay.testing.simulation import epochs, hits_announced, hits_of, in_turns
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -27,17 +28,22 @@ def data(folder: Path) -> Path:
 
 
 @pytest.fixture
-def own_forebay(monkeypatch: pytest.MonkeyPatch, forebay_home: Path) -> Callable[..., Any]:
-    """A daemon to which jobs announce, as the benches have it."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    from announcing import OwnForebay
+def mountpoint(mounted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, data: Path, forebay_home: Path) -> Path:
+    """The data on a mount, with a cache of half of it."""
+    monkeypatch.setenv("FOREBAY_CACHE_DIRS", f"{forebay_home.parent}/cache:{COUNT * FILE // 2}")
+    monkeypatch.setenv("FOREBAY_CACHE_RESERVE", "0")
+    return mounted()
 
-    return lambda **settings: OwnForebay(forebay_home.parent / "own", **settings)
+
+def fetched_bytes(forebay: RunForebay) -> int:
+    """What came from the store so far."""
+    counters: dict[str, int] = json.loads(forebay("status", "--json").out)["counters"]
+    return counters["bytes_from_store"]
 
 
-def hit_ratios(forebay: Any, mountpoint: Path, *, jobs: int, known: int) -> list[float]:
+def hit_ratios(forebay: RunForebay, mountpoint: Path, home: Path, *, jobs: int, known: int) -> list[float]:
     """Let jobs read epochs at the same time; the hit ratio of each, by what the store was asked for."""
-    words = (str(forebay.home), str(mountpoint))
+    words = (str(home), str(mountpoint))
     readers = []
     try:
         for seed in range(jobs):
@@ -46,7 +52,7 @@ def hit_ratios(forebay: Any, mountpoint: Path, *, jobs: int, known: int) -> list
         for reader in readers:
             assert reader.stdout is not None
             assert reader.stdout.readline() == "ready\n"
-        ratios, before = [], forebay.fetched_bytes()
+        ratios, before = [], fetched_bytes(forebay)
         for _ in range(EPOCHS):
             for reader in readers:
                 assert reader.stdin is not None
@@ -55,7 +61,7 @@ def hit_ratios(forebay: Any, mountpoint: Path, *, jobs: int, known: int) -> list
             for reader in readers:
                 assert reader.stdout is not None
                 assert reader.stdout.readline() == "done\n"
-            after = forebay.fetched_bytes()
+            after = fetched_bytes(forebay)
             ratios.append(1 - (after - before) / (jobs * COUNT * FILE))
             before = after
         return ratios
@@ -66,18 +72,20 @@ def hit_ratios(forebay: Any, mountpoint: Path, *, jobs: int, known: int) -> list
 
 
 @pytest.mark.parametrize("known", [0, 1], ids=["no hint", "announced"])
-def test_one_job_hits_what_the_simulation_says(data: Path, own_forebay: Callable[..., Any], known: int) -> None:
+def test_one_job_hits_what_the_simulation_says(
+    mountpoint: Path, forebay: RunForebay, forebay_home: Path, known: int
+) -> None:
     trace = [read for epoch in epochs(range(COUNT), EPOCHS) for read in in_turns(epoch)]
     simulated = hits_of(trace, COUNT // 2, "keep", per_set=COUNT)[COUNT:]
-    with own_forebay(cache_dirs=f"{data.parent}/cache:{COUNT * FILE // 2}", cache_reserve="0") as forebay:
-        measured = hit_ratios(forebay, forebay.show(f"file://{data}"), jobs=1, known=known)
+    measured = hit_ratios(forebay, mountpoint, forebay_home, jobs=1, known=known)
     expected = simulated.count(True) / len(simulated)
     assert [abs(ratio - expected) <= 0.02 for ratio in measured[1:]] == [True] * (EPOCHS - 1), measured
 
 
-def test_two_announced_jobs_share_the_cache_as_the_simulation_says(data: Path, own_forebay: Callable[..., Any]) -> None:
+def test_two_announced_jobs_share_the_cache_as_the_simulation_says(
+    mountpoint: Path, forebay: RunForebay, forebay_home: Path
+) -> None:
     """They go at paces of their own, which the simulation does not know."""
     simulated = hits_announced(epochs(range(COUNT), EPOCHS, jobs=2), COUNT // 2, known=2, per_set=COUNT)[2 * COUNT :]
-    with own_forebay(cache_dirs=f"{data.parent}/cache:{COUNT * FILE // 2}", cache_reserve="0") as forebay:
-        measured = hit_ratios(forebay, forebay.show(f"file://{data}"), jobs=2, known=2)
+    measured = hit_ratios(forebay, mountpoint, forebay_home, jobs=2, known=2)
     assert sum(measured[1:]) / (EPOCHS - 1) >= simulated.count(True) / len(simulated) - 0.03, measured
