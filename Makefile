@@ -16,7 +16,7 @@ TORCHVISION_CPU := torchvision==0.28.0 $(PYTORCH)
 help:
 	@echo "make demo    set up and run the walk-through: a real S3 server, a mount, a training, a table of results"
 	@echo "make test    set up, check and run every test"
-	@echo "make test-frameworks   the same for PyTorch, TensorFlow, JAX and Caffe's formats over a mount; installs 3 GB"
+	@echo "make test-frameworks   the tests with PyTorch, TensorFlow, JAX and Caffe's formats; installs 3 GB"
 	@echo "make check   formatting, lint, types"
 	@echo "make bench   measure against the bare kernel, bare clients and rivals; write bench/results/"
 

@@ -47,7 +47,7 @@ def _make_pictures(folder: Path) -> Path:
 
     def make(number: int) -> None:
         noise = np.random.default_rng(number).normal(128, 25, (HEIGHT, WIDTH, 3)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(noise).save(folder / f"class{number % CLASSES}" / f"{number:05d}.jpg", quality=75)
+        Image.fromarray(noise).save(folder / f"class{number % CLASSES}" / f"{number:05d}.jpg", quality=90)
 
     for number in range(CLASSES):
         (folder / f"class{number}").mkdir(parents=True)

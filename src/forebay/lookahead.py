@@ -65,9 +65,9 @@ class Daemon(Protocol):
 
 def connect() -> Daemon:
     """The daemon of this program's home."""
-    from forebay.client.filesystem import FileSystem  # not before there is something to tell
+    from forebay.client.default import default_filesystem  # not before there is something to tell
 
-    return FileSystem()
+    return default_filesystem()
 
 
 class Announcer(Generic[T]):
