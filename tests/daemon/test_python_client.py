@@ -462,6 +462,22 @@ def test_a_file_that_was_being_written_when_the_daemon_ended_fails_and_says_so(
     assert fs.read("/data/in/out") == b"whole"
 
 
+def test_what_a_killed_program_had_written_is_kept_as_on_a_disk(fs: FileSystem, mounted: Path) -> None:
+    code = """
+import sys, forebay
+file = forebay.open("/data/in/out", "wb", 0)
+file.write(b"half")
+print("written", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"written\n"
+        program.kill()
+    wait_until(lambda: (mounted / "out").exists(), "what it had written is in the store")
+    assert fs.read("/data/in/out") == (mounted / "out").read_bytes() == b"half"
+
+
 def test_a_change_is_made_once_by_the_next_daemon_if_none_runs(fs: FileSystem, forebay_home: Path) -> None:
     fs.stat("/data")
     kill_daemon(forebay_home)
