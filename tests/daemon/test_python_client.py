@@ -116,6 +116,17 @@ def test_what_the_cache_does_not_admit_comes_through_the_socket(
             file.fileno()
 
 
+def test_a_program_that_may_open_few_files_reads_as_many_as_any(fs: FileSystem, small: list[str]) -> None:
+    expected = [len(data) for data in fs.read_many(small) if isinstance(data, bytes)]
+    code = """
+import resource, sys, forebay
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+print(*(len(data) for data in forebay.read_many(sys.argv[1:])))
+"""
+    ran = subprocess.run([sys.executable, "-c", code, *small], capture_output=True, timeout=60, check=True)
+    assert [int(word) for word in ran.stdout.split()] == expected
+
+
 def test_what_was_read_is_let_go(fs: FileSystem, forebay: RunForebay, small: list[str]) -> None:
     fs.read_many(small)
     fs.read_many(small)
