@@ -116,6 +116,17 @@ def test_what_the_cache_does_not_admit_comes_through_the_socket(
             file.fileno()
 
 
+def test_a_program_that_may_open_few_files_reads_as_many_as_any(fs: FileSystem, small: list[str]) -> None:
+    expected = [len(data) for data in fs.read_many(small) if isinstance(data, bytes)]
+    code = """
+import resource, sys, forebay
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+print(*(len(data) for data in forebay.read_many(sys.argv[1:])))
+"""
+    ran = subprocess.run([sys.executable, "-c", code, *small], capture_output=True, timeout=60, check=True)
+    assert [int(word) for word in ran.stdout.split()] == expected
+
+
 def test_what_was_read_is_let_go(fs: FileSystem, forebay: RunForebay, small: list[str]) -> None:
     fs.read_many(small)
     fs.read_many(small)
@@ -460,6 +471,22 @@ def test_a_file_that_was_being_written_when_the_daemon_ended_fails_and_says_so(
         file.close()
     fs.write("/data/in/out", b"whole")
     assert fs.read("/data/in/out") == b"whole"
+
+
+def test_what_a_killed_program_had_written_is_kept_as_on_a_disk(fs: FileSystem, mounted: Path) -> None:
+    code = """
+import sys, forebay
+file = forebay.open("/data/in/out", "wb", 0)
+file.write(b"half")
+print("written", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"written\n"
+        program.kill()
+    wait_until(lambda: (mounted / "out").exists(), "what it had written is in the store")
+    assert fs.read("/data/in/out") == (mounted / "out").read_bytes() == b"half"
 
 
 def test_a_change_is_made_once_by_the_next_daemon_if_none_runs(fs: FileSystem, forebay_home: Path) -> None:

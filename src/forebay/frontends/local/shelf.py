@@ -62,6 +62,7 @@ class Shelf:
         """Open the file at a path if memory knows it and all of it is cached; `now` by the monotonic clock."""
         kept = self._kept.get(path)
         if kept is not None:
+            # `_now_turn`, written out: every read of a small file comes by here.
             is_current = kept.turn == self._turn + self._fs.metadata.changed_turn and now < kept.until
             if (is_current or self._is_same(kept, path, now)) and kept.opened.file.reopen():
                 kept.was_opened = True
