@@ -76,8 +76,8 @@ def test_one_job_hits_what_the_simulation_says(data: Path, own_forebay: Callable
 
 
 def test_two_announced_jobs_share_the_cache_as_the_simulation_says(data: Path, own_forebay: Callable[..., Any]) -> None:
-    """They go at paces of their own, which the simulation does not know."""
+    """Or more, by what is held in memory; less, since they go at paces of their own, which the simulation does not."""
     simulated = hits_announced(epochs(range(COUNT), EPOCHS, jobs=2), COUNT // 2, known=2, per_set=COUNT)[2 * COUNT :]
     with own_forebay(cache_dirs=f"{data.parent}/cache:{COUNT * FILE // 2}", cache_reserve="0") as forebay:
         measured = hit_ratios(forebay, forebay.show(f"file://{data}"), jobs=2, known=2)
-    assert sum(measured[1:]) / (EPOCHS - 1) >= simulated.count(True) / len(simulated) - 0.03, measured
+    assert sum(measured[1:]) / (EPOCHS - 1) >= simulated.count(True) / len(simulated) - 0.08, measured
