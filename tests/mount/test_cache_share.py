@@ -1,5 +1,6 @@
 """What a cache of half of the data hits on a real mount, against what the simulation says."""
 
+import importlib
 import random
 import subprocess
 import sys
@@ -30,9 +31,8 @@ def data(folder: Path) -> Path:
 def own_forebay(monkeypatch: pytest.MonkeyPatch, forebay_home: Path) -> Callable[..., Any]:
     """A daemon to which jobs announce, as the benches have it."""
     monkeypatch.syspath_prepend(str(BENCH))
-    from announcing import OwnForebay
-
-    return lambda **settings: OwnForebay(forebay_home.parent / "own", **settings)
+    announcing = importlib.import_module("announcing")
+    return lambda **settings: announcing.OwnForebay(forebay_home.parent / "own", **settings)
 
 
 def hit_ratios(forebay: Any, mountpoint: Path, *, jobs: int, known: int) -> list[float]:
