@@ -9,7 +9,7 @@ import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,17 +19,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from structlog.testing import capture_logs
 
 from forebay.cache.cachedfile import CachedFile
-from forebay.errors import Busy, Denied, FsError, NotFound, StaleVersion, Unavailable
+from forebay.errors import Busy, Denied, FsError, Invalid, NotFound, StaleVersion, Unavailable
 from forebay.testing.faulty_store import Broken, Extended, Fault, Truncated
 from forebay.testing.rig import Rig, read_piece
 from forebay.units import MIB
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.openfile import OpenFile
+from forebay.vfs.orders import Job
 
 CAPACITY = 6 * MIB
 TTL_S = 60.0
 STORES = ("one", "two")
 KEYS = ("a", "b", "d/a", "d/b", "d/e/a")
+QUOTAS = {"one": None, "two": 3 * MIB}
 SIZES = (0, 1, 110_000, MIB, MIB + 1, 2 * MIB + 5, 4 * MIB - 1)
 FAULTS: tuple[Fault, ...] = (
     Unavailable("unplugged"), Denied("no more"), Truncated(7), Extended(3), Broken(MIB + 9), Truncated(MIB),
@@ -42,7 +44,7 @@ chances = st.randoms(use_true_random=False)
 
 
 class ReadingMachine(RuleBasedStateMachine):
-    @initialize(policy=st.sampled_from(["keep", "lru"]), page_keys=st.sampled_from([1, 1000]))
+    @initialize(policy=st.sampled_from(["keep", "lru", "s3fifo"]), page_keys=st.sampled_from([1, 1000]))
     def start(self, policy: str, page_keys: int) -> None:
         self.quiet = contextlib.ExitStack()
         self.quiet.enter_context(capture_logs())
@@ -57,13 +59,14 @@ class ReadingMachine(RuleBasedStateMachine):
         self.data: dict[tuple[str, str, str], bytes] = {}  # by store, key and version: all that ever was
         self.history: dict[tuple[str, str], list[tuple[float, str | None]]] = {}  # versions, and since when
         self.opened: list[tuple[OpenFile, bool]] = []
+        self.jobs: list[Job] = []
         self.seed = 0
         self.run(self._begin())
 
     async def _begin(self) -> None:
         self.rig.begin()
         for store in STORES:
-            await self.rig.mount(f"/{store}", store)
+            await self.rig.mount(f"/{store}", store, quota_bytes=QUOTAS[store])
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         return self.runner.run(_within(work))
@@ -249,14 +252,39 @@ class ReadingMachine(RuleBasedStateMachine):
             assert any(file.entry.mount.path == f"/{store}" for file, _ in self.opened)
         else:
             self.rig.store(store).script.clear()
-            self.run(self.rig.mount(f"/{store}", store))
+            self.run(self.rig.mount(f"/{store}", store, quota_bytes=QUOTAS[store]))
 
     @rule()
     def restart(self) -> None:
         for file, _ in self.opened:
             file.close()
         self.opened.clear()
+        self.jobs.clear()
         self.run(self.rig.restart())
+
+    # ------------------------------------------------------------------ what jobs announce
+
+    @rule(names=st.lists(st.tuples(stores, keys), min_size=1, max_size=8), joins=st.booleans())
+    def announce(self, names: list[tuple[str, str]], joins: bool) -> None:
+        self.run(self._announce([f"/{store}/{key}" for store, key in names], joins))
+
+    async def _announce(self, names: list[str], joins: bool) -> None:
+        if not self.jobs or not joins:
+            self.jobs.append(self.rig.fs.orders.open_job("train", 0))
+        with contextlib.suppress(Invalid):  # a mount that is away just now
+            self.jobs[-1].announce(names)
+
+    @precondition(lambda self: self.jobs)
+    @rule(chance=chances, count=st.integers(1, 5))
+    def advance(self, chance: random.Random, count: int) -> None:
+        job = chance.choice(self.jobs)
+        self.run(_calling(lambda: job.advance(count)))
+
+    @precondition(lambda self: self.jobs)
+    @rule(chance=chances)
+    def end_job(self, chance: random.Random) -> None:
+        job = self.jobs.pop(chance.randrange(len(self.jobs)))
+        self.run(_calling(job.close))
 
     # ------------------------------------------------------------------ what must hold
 
@@ -264,7 +292,9 @@ class ReadingMachine(RuleBasedStateMachine):
     def capacity_is_kept(self) -> None:
         for disk in self.rig.cache.disks:
             assert 0 <= disk.used_bytes <= CAPACITY
-            assert disk.used_bytes == sum(disk.bytes_of.values())
+            assert disk.used_bytes == sum(disk.bytes_of.values()) == sum(disk.bytes_of_mount.values())
+        for store, quota in QUOTAS.items():
+            assert quota is None or self.rig.cache.room.held_bytes(f"mem://{store}/") <= quota
 
     @invariant()
     def nothing_in_the_background_broke(self) -> None:
@@ -276,6 +306,8 @@ class ReadingMachine(RuleBasedStateMachine):
 
     async def _check_cache(self) -> None:
         cache, counted = self.rig.cache, 0
+        while self.rig.fs.orders.is_busy:
+            await asyncio.sleep(0.001)
         await cache.settle()
         await cache.save()
         for file in cache._live.values():
@@ -288,7 +320,8 @@ class ReadingMachine(RuleBasedStateMachine):
             counted += sum(row.resident for row in rows if row.id not in live and not index.is_forgotten(row.id))
         assert counted == cache.disks[0].used_bytes
         opens = sum(file.opens for file in cache._live.values())
-        assert opens == len(self.opened)
+        assert opens == len(self.opened) + sum(len(job._kept) for job in self.jobs)
+        assert 0 <= self.rig.fs.orders.memory_left <= 4 * MIB
         assert cache.passing.bytes <= 8 * MIB
         assert all(throttle.requests == throttle.bytes == 0 for throttle in cache.throttles.values())
 
@@ -308,6 +341,10 @@ class ReadingMachine(RuleBasedStateMachine):
             self.runner.close()
             shutil.rmtree(self.folder)
             self.quiet.close()
+
+
+async def _calling(call: Callable[[], None]) -> None:
+    call()
 
 
 async def _within(work: Coroutine[Any, Any, Answer]) -> Answer:

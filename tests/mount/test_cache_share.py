@@ -85,7 +85,7 @@ def test_one_job_hits_what_the_simulation_says(
 def test_two_announced_jobs_share_the_cache_as_the_simulation_says(
     mountpoint: Path, forebay: RunForebay, forebay_home: Path
 ) -> None:
-    """They go at paces of their own, which the simulation does not know."""
+    """Or more, by what is held in memory; less, since they go at paces of their own, which the simulation does not."""
     simulated = hits_announced(epochs(range(COUNT), EPOCHS, jobs=2), COUNT // 2, known=2, per_set=COUNT)[2 * COUNT :]
     measured = hit_ratios(forebay, mountpoint, forebay_home, jobs=2, known=2)
-    assert sum(measured[1:]) / (EPOCHS - 1) >= simulated.count(True) / len(simulated) - 0.03, measured
+    assert sum(measured[1:]) / (EPOCHS - 1) >= simulated.count(True) / len(simulated) - 0.08, measured
