@@ -12,7 +12,7 @@ from forebay.stores.s3_options import parse
 from forebay.testing.fault_server import FaultServer, etag, fault_server
 from forebay.testing.faults import Cut, Fault, OtherBody, OtherHeaders, OtherRange, Refuse, Rule, Script, Stall, reset
 from forebay.testing.store_contract import StoreContract, chunks_of, keys_of, pattern
-from forebay.types import ByteRange
+from forebay.types import Attributes, ByteRange
 from forebay.units import MIB
 
 DEADLINE_S = 1.2
@@ -145,6 +145,15 @@ async def test_a_body_that_never_comes_whole_is_an_error(
 async def test_a_body_that_is_cut_once_is_fetched_to_its_end(server: FaultServer, store: S3Store, name: str) -> None:
     server.faults.append(Cut(3))
     await READS[name](store)
+
+
+async def test_a_put_whose_time_is_known_is_one_request_and_tells_the_version_of_the_object(
+    server: FaultServer, store: S3Store
+) -> None:
+    put = await store.put("new", b"12345", attributes=Attributes(mtime_ns=1_700_000_000_000_000_007))
+    assert server.requests == {"PUT": 1}
+    assert (put.size, put.mtime_ns) == (5, 1_700_000_000_000_000_007)
+    assert put.version == (await store.head("new")).version
 
 
 @pytest.mark.parametrize("name", ["get of a range", "stream", "stream of an odd key"])

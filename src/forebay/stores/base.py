@@ -141,7 +141,7 @@ class Store(Protocol):
     ) -> ObjectMeta:
         """Store `data` under `key`, all or nothing; return the new version.
 
-        A store that cannot keep `attributes` ignores them.
+        A store that cannot keep `attributes` ignores them, but may tell their time rather than ask for its own.
 
         Raises:
             AlreadyExists: `if_absent`, and the key is taken.

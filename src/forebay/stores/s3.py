@@ -158,7 +158,15 @@ class S3Store:
         write = self._http.write(key)
         request = Request("PUT", key, headers=(*marked(write), *self._headers_of(key, attributes)), body=data)
         answer = await self._http.send_if(write, request, if_version, if_absent)
-        return await self.written(key, len(data), answer.headers.get("ETag", ""))
+        etag = answer.headers.get("ETag", "")
+        return self._as_put(key, len(data), etag, attributes) or await self.written(key, len(data), etag)
+
+    def _as_put(self, key: str, size: int, etag: str, attributes: Attributes | None) -> ObjectMeta | None:
+        """What is to be said of an object that was put with these attributes; None: the store must be asked."""
+        if not etag or attributes is None or attributes.mtime_ns is None:
+            return None
+        meta = ObjectMeta(key, size, attributes.mtime_ns, version_of(etag, size, 0))
+        return s3_attributes.told(meta, dict(self._headers_of(key, attributes)))
 
     async def put_stream(
         self,

@@ -82,7 +82,9 @@ class AttributedStore:
         attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`; what holds for the key and is not told anew stays."""
-        meta = await self.inner.put(key, data, if_version=if_version, if_absent=if_absent)
+        # The inner store need not ask for a time that is known.
+        time = None if attributes is None else Attributes(mtime_ns=attributes.mtime_ns)
+        meta = await self.inner.put(key, data, if_version=if_version, if_absent=if_absent, attributes=time)
         return await self.written(meta, attributes)
 
     async def put_stream(

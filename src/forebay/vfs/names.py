@@ -31,6 +31,7 @@ from forebay.vfs.names_db import Asked, Kept, NamesDb, discard
 log = structlog.get_logger()
 
 JOBS_MAX = 64  # in one transaction: a few milliseconds
+DROPPED_MAX = 1_000  # folders that are remembered to be dropped: each file that is written drops its folder
 
 
 class _Job(NamedTuple):
@@ -52,6 +53,8 @@ class Names:
         self._in_memory_max = in_memory_max
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._asked = self._done = 0  # jobs; equal while the thread has nothing to do
+        self._dropped: dict[str, asyncio.Future[Any]] = {}  # folders of which nothing was saved since they were dropped
         self._is_closed = False
 
     # ------------------------------------------------------------------ asking, on the loop
@@ -65,6 +68,7 @@ class Names:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="names", daemon=True)
             self._thread.start()
+        self._asked += 1
         self._jobs.put(_Job(work, loop, answer, is_due))
         return answer
 
@@ -106,11 +110,17 @@ class Names:
         asked = Asked.at(self._clock, listing.began.at)
         place, blocks = _place(listing.mount, listing.prefix), list(listing.blocks)
         path, hidden = listing.path, listing.hidden
+        self._dropped.pop(path, None)
         self._ask(lambda db: db.save(path, place, blocks, asked=asked, hidden=hidden))
 
     def drop(self, path: str) -> asyncio.Future[Any]:
         """Forget the listing of one folder; await it to know that a crash does not bring it back."""
-        return self._ask(lambda db: db.drop(path), is_due=True)
+        dropped = self._dropped.get(path)
+        if dropped is None or dropped.cancelled():
+            if len(self._dropped) >= DROPPED_MAX:
+                self._dropped.clear()
+            dropped = self._dropped[path] = self._ask(lambda db: db.drop(path), is_due=True)
+        return dropped if dropped.done() else asyncio.shield(dropped)
 
     def forget(self, path: str) -> asyncio.Future[Any]:
         """Forget all listings at or below a path; await it to know that a crash does not bring them back."""
@@ -118,7 +128,8 @@ class Names:
 
     async def settle(self) -> None:
         """Return when all that was asked for is done, and on the disk as far as a crash of this process goes."""
-        await self._ask(lambda _: None)
+        if self._asked != self._done:
+            await self._ask(lambda _: None)
 
     async def close(self) -> None:
         """Finish, and end the thread; what is asked from now on is not known, and not kept."""
@@ -143,6 +154,7 @@ class Names:
                 batch.append(self._jobs.get())
             is_open = None not in batch
             db = self._do(db, [job for job in batch if job is not None])
+            self._done += sum(job is not None and job.answer is not None for job in batch)
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
                 db.close()

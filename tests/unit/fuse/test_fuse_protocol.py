@@ -109,6 +109,21 @@ async def test_whatever_changes_something_is_refused_on_a_mount_that_takes_no_wr
     assert await kernel.ask(opcode, 1, body) == (errno.EROFS, b"")
 
 
+async def test_who_makes_a_file_need_not_ask_for_it_again_unless_others_may_change_it(kernel: Kernel) -> None:
+    told: list[tuple[int, str]] = []
+
+    def tell(path: str, below: bool) -> None:
+        told.extend(kernel.operations.nodes.known_names(path, below=below))
+
+    kernel.fs.on_change.append(tell)
+    for name, attributes_hold_s in ((b"one\0", 1), (b"two\0", 0)):
+        await kernel.ask(Opcode.LOOKUP, 1, name)
+        _, answer = await kernel.ask(Opcode.CREATE, 1, abi.CREATE_IN.pack(os.O_WRONLY, 0o644, 0o22, 0) + name)
+        assert abi.ENTRY_OUT.unpack_from(answer)[3] == attributes_hold_s
+        kernel.fs.on_change.append(lambda path, below: None)  # another local folder shows the tree from now on
+    assert told == []
+
+
 async def test_a_file_has_one_name_and_no_file_is_a_device(kernel: Kernel) -> None:
     assert await kernel.ask(Opcode.LINK, 1, bytes(8) + b"new\0") == (errno.EPERM, b"")
     device = abi.MKNOD_IN.pack(0o020644, 0, 0, 0) + b"new\0"

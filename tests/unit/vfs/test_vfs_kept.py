@@ -283,3 +283,20 @@ def kept(folder: Path) -> int:
     with sqlite3.connect(folder / NAMES_FILE) as db:
         (count,) = db.execute("SELECT COUNT(*) FROM folders").fetchone()
     return int(count)
+
+
+async def test_a_folder_that_was_dropped_is_not_dropped_again_until_something_is_saved(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await mounted(rig, "d/a", freshness="immutable")
+        names = rig.fs.metadata.names
+        await names.drop("/s/d")
+        asked_before = names._asked
+        await names.drop("/s/d")
+        await names.settle()
+        assert names._asked == asked_before
+        await rig.names("/s/d")  # listed, and saved
+        await names.drop("/s/d")
+        await rig.restart()
+        rig.memory("s").requests.clear()
+        assert await rig.names("/s/d") == ["a"]
+        assert asked(rig) > 0  # else a dropped listing has come back
