@@ -20,6 +20,8 @@ from forebay.testing.renaming_contract import RenamingContract
 from forebay.testing.store_contract import StoreContract, keys_of, pages_of
 from forebay.types import Attributes, ByteRange
 from forebay.units import MIB
+from forebay.vfs.attributed import AttributedStore
+from forebay.vfs.attributes import KeptAttributes
 
 FOLDER = "/contract"
 
@@ -229,3 +231,18 @@ async def test_a_store_closes_though_its_cluster_is_silent(ceph: Ceph) -> None:
     finally:
         os.kill(ceph.pid("mds"), signal.SIGCONT)
     await asyncio.to_thread(threads.shutdown)  # the threads that it left behind end with the silence
+
+
+class TestCephFsStoreWithLinks(AttributesContract, RenamingContract):
+    """Of which Forebay keeps that a file is a symbolic link."""
+
+    names_of_files_and_folders_meet = False
+    renaming_keeps_versions = False
+    owner = TestCephFsStore.owner
+
+    @pytest.fixture
+    async def store(self, ceph: Ceph, connected: CephFsStore, tmp_path: Path) -> AsyncIterator[AttributedStore]:
+        ceph.make_folder(FOLDER)
+        kept = KeptAttributes(tmp_path / "attributes.db")
+        yield AttributedStore(connected, kept)
+        await kept.close()

@@ -26,6 +26,8 @@ from forebay.testing.renaming_contract import RenamingContract
 from forebay.testing.store_contract import NAMES, StoreContract, keys_of, pattern
 from forebay.types import Attributes, ByteRange, FolderMeta, ObjectMeta, Posix
 from forebay.units import MIB
+from forebay.vfs.attributed import AttributedStore
+from forebay.vfs.attributes import KeptAttributes
 
 CHILD_WAIT_S = 30
 _numbers = itertools.count()
@@ -315,3 +317,22 @@ async def test_another_time_is_another_version(store: FolderStore) -> None:
     before = await store.put("f", b"x")
     await cast("AttributesStore", store).set_attributes("f", Attributes(mtime_ns=1_234_567_890_123_000_000))
     assert (await store.head("f")).version == "1-1234567890123" != before.version
+
+
+class TestHdfsStoreWithLinks(AttributesContract, RenamingContract):
+    """Of which Forebay keeps that a file is a symbolic link."""
+
+    time_step_ns = 1_000_000
+    mode_bits = 0o1777
+    owner = TestHdfsStore.owner
+    names_of_files_and_folders_meet = False
+
+    @pytest.fixture
+    async def store(
+        self, hdfs: Hdfs, folder: str, settings: Settings, tmp_path: Path
+    ) -> AsyncIterator[AttributedStore]:
+        kept = KeptAttributes(tmp_path / "attributes.db")
+        store = AttributedStore(open_folder(hdfs, folder, settings), kept)
+        yield store
+        await store.close()
+        await kept.close()

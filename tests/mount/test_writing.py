@@ -80,6 +80,36 @@ def test_a_tree_on_a_mount_is_the_tree_on_a_disk(writable_mount: Path, tmp_path:
     )
 
 
+LINKS = """
+import os, sys
+root, secret = sys.argv[1:]
+with open(root + "/f", "w") as file: file.write("bytes")
+os.symlink("f", root + "/link")
+os.symlink(secret, root + "/out")
+os.rename(root + "/out", root + "/moved")
+print(os.readlink(root + "/link"), open(root + "/link").read(), os.path.islink(root + "/moved"))
+print(os.readlink(root + "/moved") == secret)
+"""
+
+
+def test_a_link_in_a_folder_of_this_machine_is_followed_by_its_reader_and_by_nobody_else(
+    forebay: RunForebay, mnt: Path, tmp_path: Path
+) -> None:
+    secret, folder = tmp_path / "secret", tmp_path / "folder"
+    secret.write_text("a secret")
+    folder.mkdir()
+    for words in (("fs", "mount", "/d", f"file://{folder}"), ("fuse", "mount", str(mnt), "/d")):
+        ran = forebay(*words)
+        assert ran.code == 0, ran.err
+    child = subprocess.run(
+        [sys.executable, "-c", LINKS, str(mnt), str(secret)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert child.stdout == "f bytes True\nTrue\n"
+    assert forebay("fs", "cat", "/d/moved").out == str(secret).encode()
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert (folder / "moved").read_text() == str(secret)
+
+
 @pytest.mark.parametrize("way", MODES)
 def test_kill_9_at_random_moments_loses_nothing_acknowledged(
     writable_mount: Path, forebay: RunForebay, forebay_home: Path, tmp_path: Path, way: str

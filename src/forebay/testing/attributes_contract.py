@@ -121,6 +121,24 @@ class AttributesContract:
             await store.head("link")
         self.assert_kept(await store.head("k"), Attributes(mode=0o644))
 
+    async def test_a_symbolic_link_stays_one_until_it_is_replaced(self, store: AttributesStore) -> None:
+        if not store.capabilities.links:
+            pytest.skip("no links there")
+        link = Attributes(mode=stat.S_IFLNK | 0o777)
+        await store.put("a/link", b"../some/where", attributes=link)
+        await store.set_attributes("a/link", Attributes(mtime_ns=TIME_NS))
+        self.assert_kept(await store.head("a/link"), link._replace(mtime_ns=TIME_NS))
+        if store.capabilities.listed_attributes:
+            [page] = await pages_of(store, "a/")
+            self.assert_kept(page.objects[0], link)
+        name = "a/link"
+        if store.capabilities.renames:
+            name = "a/renamed"
+            await store.rename("a/link", name)  # type: ignore[attr-defined]  # see `renames`
+            self.assert_kept(await store.head(name), link)
+        await store.put(name, b"a file", attributes=Attributes(mode=0o640))
+        self.assert_kept(await store.head(name), Attributes(mode=0o640))
+
     async def test_other_file_types_in_a_mode_are_ignored(self, store: AttributesStore) -> None:
         meta = await store.put("k", b"x", attributes=Attributes(mode=stat.S_IFREG | 0o640))
         assert meta.posix is not None

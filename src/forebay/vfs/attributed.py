@@ -1,18 +1,21 @@
 """A store whose attributes Forebay keeps, as if the store itself kept them: the rest of the vfs need not know.
 
-It stands before a store without `Capabilities.attributes`.  Writes and copies carry attributes along, a removal
-forgets them, and heads and listings tell them.  Of a folder that exists by its keys alone, attributes are told in the
+It stands before a store without `Capabilities.attributes`, or without `Capabilities.links`: then only that a file is a
+symbolic link is kept here, and the file holds where the link points.  So no link is ever followed by the store, where
+it could lead out of a mount.  Writes and copies carry attributes along, a removal forgets them, and heads and listings
+tell them.  Of a folder that exists by its keys alone, attributes are told in the
 listing above it and in the first page of its own.
 
 *Callers*: as of any store.  *Invariant*: all but attributes is as the store says.  *On crash*: between a write and its
 attributes, the object shows what its key had, and the store's own time.
 """
 
+import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import cast
 
-from forebay.stores.base import FolderStore, ListPage, PartsStore, RenamingStore, Store, Upload
+from forebay.stores.base import AttributesStore, FolderStore, ListPage, PartsStore, RenamingStore, Store, Upload
 from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 from forebay.vfs.attributes import KeptAttributes, shown_object
 
@@ -23,7 +26,9 @@ class AttributedStore:
     def __init__(self, inner: Store, kept: KeptAttributes) -> None:
         self.inner = inner
         self.location = inner.location
-        self.capabilities = replace(inner.capabilities, attributes=True, listed_attributes=True, links=True)
+        self.keeps_all = not inner.capabilities.attributes  # of attributes; else links only
+        is_listed = self.keeps_all or inner.capabilities.listed_attributes
+        self.capabilities = replace(inner.capabilities, attributes=True, listed_attributes=is_listed, links=True)
         self._kept = kept
 
     def __repr__(self) -> str:
@@ -82,10 +87,19 @@ class AttributedStore:
         attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put`; what holds for the key and is not told anew stays."""
-        # The inner store need not ask for a time that is known.
-        time = None if attributes is None else Attributes(mtime_ns=attributes.mtime_ns)
-        meta = await self.inner.put(key, data, if_version=if_version, if_absent=if_absent, attributes=time)
-        return await self.written(meta, attributes)
+        theirs, ours = self._shared_out(attributes)
+        if attributes is not None and self.keeps_all:
+            theirs = Attributes(mtime_ns=attributes.mtime_ns)  # the store need not ask for a time that is known
+        meta = await self.inner.put(key, data, if_version=if_version, if_absent=if_absent, attributes=theirs)
+        return await self.written(meta, ours)
+
+    def _shared_out(self, attributes: Attributes | None) -> tuple[Attributes | None, Attributes | None]:
+        """What the store keeps of attributes, and what is kept here."""
+        if attributes is None or self.keeps_all:
+            return None, attributes
+        if attributes.mode is None or not stat.S_ISLNK(attributes.mode):
+            return attributes, None
+        return attributes._replace(mode=None), Attributes(mode=attributes.mode)
 
     async def put_stream(
         self,
@@ -97,12 +111,14 @@ class AttributedStore:
         attributes: Attributes | None = None,
     ) -> ObjectMeta:
         """See `Store.put_stream`, and `put`."""
-        meta = await self.inner.put_stream(key, chunks, if_version=if_version, if_absent=if_absent)
-        return await self.written(meta, attributes)
+        theirs, ours = self._shared_out(attributes)
+        meta = await self.inner.put_stream(key, chunks, if_version=if_version, if_absent=if_absent, attributes=theirs)
+        return await self.written(meta, ours)
 
     async def upload(self, key: str, *, attributes: Attributes | None = None) -> Upload:
         """See `PartsStore.upload`, and `put`."""
-        return _AttributedUpload(self, await cast(PartsStore, self.inner).upload(key), attributes)
+        theirs, ours = self._shared_out(attributes)
+        return _AttributedUpload(self, await cast(PartsStore, self.inner).upload(key, attributes=theirs), ours)
 
     async def written(self, meta: ObjectMeta, attributes: Attributes | None) -> ObjectMeta:
         """An object that was just written, with its attributes kept; as it shows."""
@@ -111,7 +127,17 @@ class AttributedStore:
         return shown_object(meta, await self._kept.set(self.location, meta.key, attributes, version=meta.version))
 
     async def set_attributes(self, key: str, attributes: Attributes) -> None:
-        """See `AttributesStore.set_attributes`; versions stay.  A folder is not looked for: its key ends in "/"."""
+        """See `AttributesStore.set_attributes`; versions stay if all is kept here.
+
+        A folder is not looked for then: its key ends in "/".
+        """
+        if not self.keeps_all:
+            theirs, ours = self._shared_out(attributes)
+            link = ours or await self._link_at(key)
+            if theirs is not None:
+                await cast(AttributesStore, self.inner).set_attributes(key, theirs)
+            await self._keep_link(key, link)
+            return
         version = None
         if self.capabilities.folders:
             bare = key.removesuffix("/")
@@ -164,13 +190,27 @@ class AttributedStore:
     async def rename(self, source: str, target: str) -> None:
         """See `RenamingStore.rename`.
 
-        A time, and that a file is a link, hold on only where a rename keeps the version, as file systems do.
+        A time that is kept here holds on only where a rename keeps the version, as file systems do.
         """
+        link = await self._link_at(source)
         await cast(RenamingStore, self.inner).rename(source, target)
         if source != target:
             await self._kept.move(self.location, source, target)
             await self._kept.forget_below(self.location, target + "/")  # it was empty, or none
             await self._kept.move_below(self.location, source + "/", target + "/")
+            await self._keep_link(target, link)  # CephFS has another version now
+
+    async def _link_at(self, key: str) -> Attributes | None:
+        """What makes a file a link, if it is one now."""
+        kept = await self._kept.of(self.location, key)
+        if kept is None or not kept.is_link or (await self.inner.head(key)).version != kept.version:
+            return None
+        return Attributes(mode=kept.mode)
+
+    async def _keep_link(self, key: str, link: Attributes | None) -> None:
+        if link is not None:
+            version = (await self.inner.head(key)).version
+            await self._kept.set(self.location, key, link, version=version)
 
     async def close(self) -> None:
         """See `Store.close`."""

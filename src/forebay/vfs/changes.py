@@ -306,7 +306,7 @@ class Changes(Drafting):
             await self._host.learn_folder(entry.path, folder)
             return folder
         changed = entry._replace(posix=posix, mtime_ns=time)
-        if not isinstance(mount.store, AttributedStore):  # a time may be part of its versions
+        if not (isinstance(mount.store, AttributedStore) and mount.store.keeps_all):  # a time may be part of versions
             changed = file_entry(entry.path, mount, await mount.store.head(key))
             self._move_cached(entry, changed)
         await self._host.learn_file(entry.path, changed)

@@ -81,7 +81,7 @@ class Tree:
             if not store.capabilities.any_prefix:
                 raise Invalid(f"{url}: folders there have names of their own, so --shared-prefix means nothing")
             prefix = prefix if url.endswith("/") else prefix.removesuffix("/")
-        if store.capabilities.writable and not store.capabilities.attributes:
+        if store.capabilities.writable and not (store.capabilities.attributes and store.capabilities.links):
             store = AttributedStore(store, self._kept)
         ttl_s = options.ttl_s if options.ttl_s is not None else self._settings.ttl_s
         return Mount(
