@@ -200,6 +200,7 @@ async def test_a_cancelled_read_leaves_no_answer_to_the_next_one(server: FaultSe
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert bytes(await store.get("other", version=etag(other).strip('"'))) == other
+    assert direct_in(server) == [True] * 3
 
 
 async def test_bytes_that_come_slowly_are_no_silence(server: FaultServer, store: S3Store) -> None:
