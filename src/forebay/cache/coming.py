@@ -8,7 +8,8 @@ What a job has read, and has not announced again, it will read some time in its 
 end of what is known of its order, on the average.  What was not in the last epoch that a job has announced whole, and
 what nobody has announced, is never due: so a job that moves to other data takes the place of its old ones at once.
 
-Memory: 16 bytes for each announced sample (4 arrays of 32 bits), 17 for each object, and 44 to 88 for each cached one.
+Memory, measured with a million objects: 8 bytes for each announced sample, 8 for each object that a job knows, 45 for
+its number and name, and 92 for each cached one.
 """
 
 from array import array
