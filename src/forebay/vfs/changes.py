@@ -24,9 +24,10 @@ from forebay.errors import (
     IsADirectory,
     NotADirectory,
     NotEmpty,
+    NotFound,
     Unsupported,
 )
-from forebay.stores.base import AttributesStore
+from forebay.stores.base import AttributesStore, FolderStore
 from forebay.types import Attributes, Posix
 from forebay.vfs.attributed import AttributedStore
 from forebay.vfs.drafting import Drafting, is_back, meta_of
@@ -64,7 +65,9 @@ class Changes(Drafting):
                 await self._uploader.recorder.settle()
                 await self._uploader.leaving.left(mount, key)
                 await self._host.metadata.foresee(paths.split(path)[0])
+                above = await self._host.stat(paths.split(path)[0])
                 await self._host.metadata.answer(mount, mount.store.delete(key))
+                await self._bring_back(mount, above)
             if draft is not None:
                 draft.base = draft.base_sums = draft.stored = None
                 await self._end(draft)
@@ -89,6 +92,17 @@ class Changes(Drafting):
             return
         await self._host.writer.make_marker(mount, self._host.tree.locate(folder).key + "/")
         self._marked.add(folder)
+
+    async def _bring_back(self, mount: Mount, folder: Entry) -> None:
+        """Stores whose folders exist by themselves let one go with its last file: as on a disk, it stays."""
+        if folder.path == mount.path or not mount.store.capabilities.folders:
+            return
+        key = self._host.tree.locate(folder.path).key
+        try:
+            await self._host.metadata.answer(mount, cast(FolderStore, mount.store).stat(key))
+        except NotFound:
+            attributes = None if folder.posix is None else Attributes(*folder.posix[:3])
+            await self._host.metadata.answer(mount, mount.store.put(key + "/", b"", attributes=attributes))
 
     async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
         """Move a file or a folder, over a file or an empty folder if need be; for `progress` see `Renames.rename`.
