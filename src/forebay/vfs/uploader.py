@@ -207,7 +207,12 @@ class Uploader:
                 raise StaleVersion(draft.conflict, path=draft.path)
             if not draft.is_gone:
                 await self.recorder.settle()
-                await self.storing.store(draft)
+                try:
+                    await self.storing.store(draft)
+                except FsError as error:
+                    if not draft.conflict:  # which is told already; else the caller gets a mere errno
+                        log.warning("upload.failed", path=draft.path, reason=str(error))
+                    raise
                 if is_synced:
                     await self._host.settle_attributes(draft.mount)
 
