@@ -9,14 +9,19 @@ import pytest
 
 from forebay.config.settings import Settings
 from forebay.stores.registry import open_store
-from forebay.testing.daemons import RunForebay
+from forebay.testing.daemons import RunForebay, daemon_pid
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.slowproxy import SlowProxy
 from mount.conftest import Child, Reader
 
 READ = "sys.stdout.buffer.write(open(argv[1], 'rb').read())"
 SLOW = "print('begun', flush=True); open(argv[1], 'rb').read()"
-DEADLINE_S = "2"
+
+
+@pytest.fixture
+def deadline_s() -> str:
+    """How long a request to the store may take."""
+    return "2"
 
 
 @pytest.fixture
@@ -28,10 +33,16 @@ def proxy(s3: SeaweedS3) -> Iterator[SlowProxy]:
 
 @pytest.fixture
 async def far(
-    s3: SeaweedS3, proxy: SlowProxy, forebay: RunForebay, mnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: SeaweedS3,
+    proxy: SlowProxy,
+    forebay: RunForebay,
+    mnt: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deadline_s: str,
 ) -> Path:
-    """`one` and `two` of 100 kB in a bucket behind the proxy, mounted; a request has 2 seconds."""
-    monkeypatch.setenv("FOREBAY_STORE_DEADLINE_S", DEADLINE_S)
+    """`one` and `two` of 100 kB in a bucket behind the proxy, mounted."""
+    monkeypatch.setenv("FOREBAY_STORE_DEADLINE_S", deadline_s)
     s3.make_bucket("far")
     keys = {"s3a.accessKeyId": s3.access_key, "s3a.secretKey": s3.secret_key}
     store, _ = open_store("s3://far/", keys | {"s3.endpoint": s3.endpoint}, settings=Settings(home=tmp_path))
@@ -77,6 +88,29 @@ def test_a_reader_that_waits_for_a_hanging_store_can_be_stopped(
 
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("deadline_s", ["60"])
+def test_a_daemon_that_is_killed_while_it_and_the_kernel_wait_for_each_other_makes_way_for_the_next(
+    far: Path, proxy: SlowProxy, forebay: RunForebay, forebay_home: Path, tmp_path: Path, child: Child
+) -> None:
+    assert forebay("fs", "mount", "--update", "/far", "--write-mode", "back").code == 0
+    child("for name in ('one', 'two'): os.stat(argv[1] + '/' + name)", far)
+    (tmp_path / "new").write_bytes(b"new")
+    os.kill(proxy.pid, signal.SIGSTOP)
+    with Reader("print('begun', flush=True); os.unlink(argv[1])", far / "one") as remover:
+        assert remover.line() == "begun"
+        while _state(remover.process.pid) == "R":  # until the kernel holds the folder's lock for it
+            pass
+        assert forebay("fs", "cp", f"file:{tmp_path}/new", "/far/two").code == 0  # the kernel is to be told of that
+        pid = daemon_pid(forebay_home)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        while _state(pid) != "Z":
+            pass
+        os.kill(proxy.pid, signal.SIGCONT)
+        assert forebay("fs", "flush", "/far").code == 0
+    assert child(READ, far / "two").stdout == b"new"
 
 
 def test_what_is_cached_reads_while_the_store_is_away(

@@ -24,6 +24,19 @@ def lock_path(home: Path) -> Path:
     return home / "daemon.lock"
 
 
+def is_killed(home: Path) -> bool:
+    """Has a home's daemon been killed, but cannot end yet?  Then the kernel waits for it, and it waits for the kernel.
+
+    See `forebay.frontends.fuse.mounting.abort`.
+    """
+    try:
+        pid = int(lock_path(home).read_text())
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (OSError, ValueError):
+        return False
+    return status.rpartition(")")[2].split()[0] == "Z"  # its first thread has gone
+
+
 def start_lock_path(home: Path) -> Path:
     """Locked by whoever starts the daemon, so that two do not at once."""
     return home / "start.lock"

@@ -31,8 +31,10 @@ from forebay.daemon import home as names
 from forebay.daemon.assemble import Daemon
 from forebay.daemon.malloc import keep_freed
 from forebay.errors import Busy, FsError
+from forebay.frontends.fuse import mounting
 from forebay.observe.log import set_up_log
 from forebay.observe.redact import Redactor
+from forebay.vfs.control import ControlDb
 
 log = structlog.get_logger()
 
@@ -142,7 +144,10 @@ def _take_lock(home: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             # Whoever holds the lock either serves, or stops and will soon have gone.
-            if _is_served(home) or SystemClock().monotonic() > deadline:
+            is_killed = names.is_killed(home)
+            if is_killed:
+                _abort_mounts(home)
+            if (not is_killed and _is_served(home)) or SystemClock().monotonic() > deadline:
                 pid = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise Busy(f"another daemon (pid {pid}) serves {home}; forebay stop ends it") from None
@@ -151,6 +156,16 @@ def _take_lock(home: Path) -> int:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             return descriptor
+
+
+def _abort_mounts(home: Path) -> None:
+    """Let a daemon end that was killed while the kernel waited for its answer."""
+    control = ControlDb(names.control_path(home))
+    try:
+        for mountpoint, _ in control.fuse_mounts():
+            mounting.abort(mountpoint)
+    finally:
+        control.close()
 
 
 def _is_served(home: Path) -> bool:

@@ -40,13 +40,12 @@ def ensure_daemon(settings: Settings) -> Client:
         FsError: it could not start; the message is its own.
         TimedOut: it did not answer in time.
     """
-    path = names.socket_path(settings.home)
-    if not _answers(path):
+    if not _answers(settings.home):
         names.make_home(settings.home)
         with _locked(names.start_lock_path(settings.home)):
-            if not _answers(path):
+            if not _answers(settings.home):
                 _start(settings)
-    return Client(path)
+    return Client(names.socket_path(settings.home))
 
 
 def is_running(home: Path) -> bool:
@@ -75,10 +74,10 @@ def command_line(settings: Settings, *arguments: str) -> list[str]:
     return words
 
 
-def _answers(path: Path) -> bool:
+def _answers(home: Path) -> bool:
     with contextlib.suppress(Unavailable):
-        connect(path).close()
-        return True
+        connect(names.socket_path(home)).close()
+        return not names.is_killed(home)  # the kernel may still listen for it
     return False
 
 

@@ -19,7 +19,7 @@ from forebay.frontends.fuse.mountinfo import FILESYSTEM, MountInfo, parse_mounti
 from forebay.units import KIB
 
 _MS_NOSUID, _MS_NODEV, _MS_NOATIME = 2, 4, 1024  # sys/mount.h
-_MNT_DETACH = 2  # sys/mount.h
+_MNT_FORCE, _MNT_DETACH = 1, 2  # sys/mount.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 READAHEAD_BYTES = 1024 * KIB
@@ -153,6 +153,20 @@ async def unmount(mountpoint: str, *, lazily: bool = False) -> None:
             f"{mountpoint} is in use by {users}; end that first, or add --force (open files then fail to read)",
             path=mountpoint,
         )
+
+
+def abort(mountpoint: str) -> None:
+    """Have every call fail that waits for an answer of a mount.  Blocks for a moment.
+
+    A daemon that is killed may need that: a thread of it may wait in the kernel for a folder's lock, which is held by a
+    call that waits for the daemon's answer; and its end of the mount is not closed before its last thread ends.
+    """
+    devices = [mount.device for mount in mounts_here() if mount.mountpoint == mountpoint]
+    for device in devices:
+        with contextlib.suppress(OSError):  # who mounted it may write there, if that is mounted
+            Path(f"/sys/fs/fuse/connections/{device.rpartition(':')[2]}/abort").write_text("1")
+    if devices and os.geteuid() == 0:
+        _libc.umount2(os.fsencode(mountpoint), _MNT_FORCE)  # aborts, also if it then says that it is busy
 
 
 def _umount(mountpoint: str, lazily: bool) -> int:
