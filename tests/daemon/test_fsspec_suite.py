@@ -1,6 +1,5 @@
-"""fsspec's own abstract suites, on a real daemon with writable mounts: a local folder, and a bucket of a real S3."""
+"""fsspec's own abstract suites, on a real daemon with a writable mount of a bucket of a real S3."""
 
-import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -21,18 +20,13 @@ from forebay.testing.daemons import forebay_command, temporary_home
 from forebay.testing.seaweed import SeaweedS3
 
 
-@pytest.fixture(scope="module", params=["folder", "bucket"])
-def fs_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of a daemon that shows such a store at /data."""
-    with temporary_home() as home, contextlib.ExitStack() as ends:
-        place = [f"file://{home.parent / 'store'}"]
-        if request.param == "folder":
-            (home.parent / "store").mkdir()
-        else:
-            s3 = ends.enter_context(SeaweedS3(tmp_path_factory.mktemp("seaweed")))
-            s3.make_bucket("suite")
-            keys = {"s3a.accessKeyId": s3.access_key, "s3a.secretKey": s3.secret_key, "s3.endpoint": s3.endpoint}
-            place = ["s3://suite/", *(word for pair in keys.items() for word in ("--option", "=".join(pair)))]
+@pytest.fixture(scope="module")
+def fs_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a daemon that shows a bucket at /data."""
+    with temporary_home() as home, SeaweedS3(tmp_path_factory.mktemp("seaweed")) as s3:
+        s3.make_bucket("suite")
+        keys = {"s3a.accessKeyId": s3.access_key, "s3a.secretKey": s3.secret_key, "s3.endpoint": s3.endpoint}
+        place = ["s3://suite/", *(word for pair in keys.items() for word in ("--option", "=".join(pair)))]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
         command = forebay_command("fs", "mount", "/data", *place)
         subprocess.run(command, env=environ | {"FOREBAY_HOME": str(home)}, timeout=60, check=True)

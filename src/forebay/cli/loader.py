@@ -92,7 +92,10 @@ def _leave(_: bytes) -> bool:
 
 def main() -> None:
     """See the module."""
-    work = Work(**json.loads(sys.stdin.readline()))
+    line = sys.stdin.readline()
+    if not line:
+        return  # the parent was stopped before it said what to do
+    work = Work(**json.loads(line))
     if work.decode:
         import PIL.Image  # before the time is taken
 

@@ -247,10 +247,10 @@ class HttpCalls:
     async def _send(self, request: Request, expect: tuple[int, ...]) -> AsyncIterator[aiohttp.ClientResponse]:
         url, headers = await self._dialect.address(request)
         headers.setdefault("Accept-Encoding", "identity")  # bytes come as they are stored
-        body: Buffer | AsyncIterator[memoryview] | None = None
+        body = None
         if len(request.body):
             headers["Content-Length"] = str(len(request.body))
-            body = request.body if len(request.body) <= _PIECE_BYTES else _pieces(request.body)
+            body = _pieces(request.body)  # never in one piece: aiohttp would send that again by itself
         target = yarl.URL(url, encoded=True)
         async with self._ensure_session().request(
             request.method, target, headers=headers, data=body, allow_redirects=False, proxy=self._proxy(target)

@@ -232,7 +232,9 @@ class Metadata:
     def _ensure_listing(self, mount: Mount, path: str, key_prefix: str) -> Listing:
         running = self._listings.get(path)
         if running is not None and running.mount is mount:
-            return running.listing
+            began = running.listing.began.at
+            if mount.left_s(began, self._clock.monotonic()) >= 0:  # else it may not have seen the latest change
+                return running.listing
         listing = Listing(path, mount, key_prefix, began=self._moment())
         task = self._spawn(self._list(listing, mount), mount)
         self._listings[path] = _Running(mount, listing, task)

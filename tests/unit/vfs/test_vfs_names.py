@@ -126,6 +126,21 @@ async def test_always_asks_at_every_use(tmp_path: Path) -> None:
         assert await rig.names("/s") == ["a"]
 
 
+async def test_always_joins_no_listing_that_began_before(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await mounted(rig, "a", freshness="always")
+        answer = asyncio.Event()
+        rig.store("s").script.append(Hang(answer))
+        earlier = await rig.fs.open_folder("/s")
+        while rig.store("s").script:  # until the store is asked
+            await asyncio.sleep(0)
+        await rig.put("s", "b", b"")
+        async with asyncio.timeout(5):
+            assert await rig.names("/s") == ["a", "b"]
+            answer.set()
+            await earlier.wait(0)
+
+
 async def test_immutable_is_never_asked_again_until_told(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         await mounted(rig, "a", freshness="immutable")
