@@ -186,10 +186,14 @@ class World:
         return self._ends.enter_context(SlowProxy(self.server.port, rtt_ms=RTT_MS, mbps=MBPS))
 
     @cached_property
+    def sink(self) -> SinkServer:
+        """A server that costs next to nothing."""
+        return self._ends.enter_context(SinkServer())
+
+    @cached_property
     def far_sink(self) -> SlowProxy:
-        """A server that takes uploads for nothing (see sink_server.py), as far away."""
-        sink = self._ends.enter_context(SinkServer())
-        return self._ends.enter_context(SlowProxy(sink.port, rtt_ms=RTT_MS, mbps=MBPS))
+        """The same, as far away."""
+        return self._ends.enter_context(SlowProxy(self.sink.port, rtt_ms=RTT_MS, mbps=MBPS))
 
     def enter(self, context: Any) -> Any:  # noqa: ANN401 - whatever it gives
         """Keep a context until the world ends."""
@@ -197,7 +201,7 @@ class World:
 
     # -------- data
 
-    def small_files(self, name: str, count: int, *, buckets: Sequence[str] = ()) -> Path:
+    def small_files(self, name: str, count: int, *, buckets: Sequence[str] = (), in_sink: bool = False) -> Path:
         """`count` files of 110 KiB in ten folders on the local disk, and as objects of each bucket (`name` alone).
 
         They stay until the world ends, and so should what is cached of them: for minutes after a few thousand files
@@ -210,12 +214,12 @@ class World:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(SMALL_BYTES))
         for bucket in buckets or (name,):
-            self.upload(bucket, folder)
+            self.upload(bucket, folder, in_sink=in_sink)
         return folder
 
-    def upload(self, bucket: str, folder: Path) -> Path:
-        """Put every file below a folder into a bucket, and return the folder."""
-        put = partial(_put, self._bucket(bucket), folder)
+    def upload(self, bucket: str, folder: Path, *, in_sink: bool = False) -> Path:
+        """Put every file below a folder into a bucket, of the real server or of the sink, and return the folder."""
+        put = partial(_put, open_bucket(self.sink.endpoint, bucket) if in_sink else self._bucket(bucket), folder)
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(put, sorted(path for path in folder.rglob("*") if path.is_file())))
         return folder

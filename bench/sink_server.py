@@ -1,15 +1,17 @@
-"""An S3 server that takes uploads and keeps only their sizes: a far store, whose work another machine would do.
+"""An S3 server that costs next to nothing: a far store, whose work another machine would do.
 
     with SinkServer() as server:      # any bucket of it exists, and has what was put into it
         ...
 
-A real server on this machine spends more on what it receives (sums, its disk) than the client that is measured, on
-the same processors.  This one reads the bytes and drops them.  It answers as S3 does to PUT and HEAD and DELETE of
-objects, to uploads in parts, and to listings of nothing.  No signature is checked; no object can be read.
+A real server on this machine spends more on an object (sums, its disk) than the client that is measured, on the same
+processors.  This one drops the bytes that it gets, and keeps their number: who reads gets as many, always the same.
+It answers as S3 does to GET, PUT, HEAD and DELETE of objects, to uploads in parts, and to listings.  No signature is
+checked.
 """
 
 import argparse
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -25,9 +27,9 @@ from forebay.testing.leash import leashed
 ROOM_BYTES = 1 << 20  # read at a time
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _MARK = re.compile(rb"\r\n(x-amz-meta-[^\r]*)", re.IGNORECASE)
-_NONE = (
-    b'<?xml version="1.0"?><ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>'
-)
+_RANGE = re.compile(rb"\r\nrange: *bytes=(\d+)-(\d*)", re.IGNORECASE)
+_BYTES = os.urandom(4 << 20)  # of every object, again and again
+PAGE_KEYS = 1_000
 
 
 class Objects:
@@ -44,7 +46,7 @@ class Objects:
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         key = unquote(url.path)
         if "/" not in key.strip("/"):
-            return _pack(200, _NONE)
+            return _pack(200, self._list(f"/{key.strip('/')}/", query))
         if "uploads" in query or "uploadId" in query:
             return self._part(method, key, query, head, size)
         if method == "PUT":
@@ -54,7 +56,38 @@ class Objects:
             return _pack(204)
         if known is None:
             return _pack(404)
-        return _pack(200, headers=b"%b\r\n%b" % (_described(known[1]), known[2]), length=known[0])
+        described = b"%b\r\n%b" % (_described(known[1]), known[2])
+        if method == "HEAD":
+            return _pack(200, headers=described, length=known[0])
+        return _read(described, known[0], _RANGE.search(head))
+
+    def _list(self, bucket: str, query: dict[str, str]) -> bytes:
+        """One page of ListObjectsV2; the names of these buckets need no escapes."""
+        start, delimiter = bucket + query.get("prefix", ""), query.get("delimiter", "")
+        after = bucket + query.get("continuation-token", query.get("start-after", ""))
+        found: dict[str, str] = {}
+        for key in sorted(key for key in self._known if key.startswith(start)):
+            below, is_folder, _ = key[len(start) :].partition(delimiter) if delimiter else (key[len(start) :], "", "")
+            name = start + below + is_folder
+            if name <= after or name in found:
+                continue
+            if len(found) == PAGE_KEYS:
+                token = f"<NextContinuationToken>{list(found)[-1][len(bucket) :]}</NextContinuationToken>"
+                break
+            size, number, _ = self._known[key]
+            told = (
+                f"<CommonPrefixes><Prefix>{name[len(bucket) :]}</Prefix></CommonPrefixes>"
+                if is_folder
+                else f"<Contents><Key>{name[len(bucket) :]}</Key><LastModified>2025-06-03T10:00:00.000Z</LastModified>"
+                f"<ETag>&quot;{number:032x}&quot;</ETag><Size>{size}</Size></Contents>"
+            )
+            found[name] = told
+        else:
+            token = ""
+        return (
+            f'<?xml version="1.0"?><ListBucketResult><KeyCount>{len(found)}</KeyCount>'
+            f"<IsTruncated>{str(bool(token)).lower()}</IsTruncated>{token}{''.join(found.values())}</ListBucketResult>"
+        ).encode()
 
     def _part(self, method: str, key: str, query: dict[str, str], head: bytes, size: int) -> bytes:
         name = query.get("uploadId", "")
@@ -83,6 +116,17 @@ class Objects:
         self._count += 1
         self._known[key] = size, self._count, marks
         return _pack(200, headers=_described(self._count))
+
+
+def _read(described: bytes, size: int, asked: "re.Match[bytes] | None") -> bytes:
+    start, stop = 0, size
+    if asked is not None:
+        start, stop = int(asked[1]), min(int(asked[2] or size) + 1, size)
+        if start >= stop:
+            return _pack(416)
+        described += b"\r\nContent-Range: bytes %d-%d/%d" % (start, stop - 1, size)
+    body = _BYTES[: stop - start] if stop - start <= len(_BYTES) else _BYTES * (1 + (stop - start) // len(_BYTES))
+    return _pack(200 if asked is None else 206, body[: stop - start], headers=described.replace(b"\r\n\r\n", b"\r\n"))
 
 
 def _described(number: int) -> bytes:
@@ -151,6 +195,11 @@ class SinkServer:
     def __init__(self) -> None:
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         command = leashed([sys.executable, __file__])
