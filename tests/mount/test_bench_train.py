@@ -148,7 +148,9 @@ def test_ctrl_c_leaves_neither_processes_nor_files(
             bench.send_signal(signal.SIGINT)
             out, err = bench.communicate(timeout=30)
         assert (bench.returncode, out, err) == (130, b"", b"")
-        assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+        wait_until(
+            lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "the workers end with their stdin"
+        )
         assert left_over(forebay_home) == []
 
 

@@ -195,7 +195,9 @@ async def test_a_lookup_that_began_before_a_refresh_does_not_bring_back_what_it_
         answer = asyncio.Event()
         rig.store("s").script.extend([None, Hang(answer)])  # it has seen the old version, and waits for its listing
         looking = asyncio.create_task(rig.fs.lookup("/s", "a"))
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(5):
+            while rig.store("s").script:
+                await asyncio.sleep(0.001)
         await rig.put("s", "a", b"changed")
         await rig.fs.refresh("/s/a")
         answer.set()
