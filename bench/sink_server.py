@@ -13,16 +13,13 @@ import argparse
 import asyncio
 import os
 import re
-import subprocess
 import sys
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import uvloop
 
-from forebay.errors import Unavailable
-from forebay.testing.leash import leashed
+from forebay.testing.told_port import ToldPort
 
 ROOM_BYTES = 1 << 20  # read at a time
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -187,37 +184,11 @@ class _Connection(asyncio.BufferedProtocol):
         self._head = b""
 
 
-class SinkServer:
-    """See the module.  A running server on a free loopback port; it dies with the thread that started it."""
-
-    access_key = secret_key = "any"
+class SinkServer(ToldPort):
+    """See the module."""
 
     def __init__(self) -> None:
-        self.port = 0
-        self._process: subprocess.Popen[str] | None = None
-
-    @property
-    def endpoint(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        command = leashed([sys.executable, __file__])
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        told = self._process.stdout.readline()
-        if not told:
-            self.__exit__(None, None, None)
-            raise Unavailable("the sink server ended at its start")
-        self.port = int(told)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        super().__init__("the sink server", [sys.executable, __file__])
 
 
 async def _serve(port: int) -> None:

@@ -339,13 +339,7 @@ async def test_a_file_that_is_renamed_while_parts_of_it_go_ahead_is_stored_under
 
 async def test_a_file_that_was_sent_although_nobody_said_so_is_removed_with_its_name(rig: Writing) -> None:
     await rig.start("through")
-    put = rig.memory("s").put
-
-    async def lost(*words: object, **options: object) -> object:
-        await put(*words, **options)  # type: ignore[arg-type]
-        raise DOWN
-
-    rig.memory("s").put = lost  # type: ignore[method-assign,assignment]
+    rig.lose_answers()
     opened = await rig.open("/s/f")
     opened.draft.content.write(0, SMALL)
     with pytest.raises(Unavailable):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fault.writing_rig import DOWN, Writing
+from fault.writing_rig import Writing
 from forebay.errors import Busy, NoSpace, StaleVersion, Unavailable
 from forebay.testing.faulty_store import Hang
 from forebay.types import Attributes
@@ -365,18 +365,12 @@ async def test_a_rename_that_the_journal_has_no_room_for_changes_nothing(
 
 async def test_a_file_written_again_after_an_answer_was_lost_is_not_in_conflict_with_itself(rig: Writing) -> None:
     await rig.start("through")
-    put = rig.memory("s").put
-
-    async def lost(*words: object, **options: object) -> object:
-        await put(*words, **options)  # type: ignore[arg-type]
-        raise DOWN
-
-    rig.memory("s").put = lost  # type: ignore[method-assign,assignment]
+    hear_answers = rig.lose_answers()
     opened = await rig.open("/s/f")
     opened.draft.content.write(0, b"one")
     with pytest.raises(Unavailable):
         await rig.fs.uploader.flush(opened.draft)
-    rig.memory("s").put = put  # type: ignore[method-assign]
+    hear_answers()
     opened.draft.content.write(0, b"two")
     await rig.close(opened)
     await at_the_end(rig, f=b"two")

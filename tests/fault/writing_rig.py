@@ -37,6 +37,18 @@ class Writing(Rig):
         """Every request fails from now on."""
         self.faulty.script.extend([error] * 10_000)
 
+    def lose_answers(self) -> Callable[[], None]:
+        """Every put is carried out from now on, and nobody hears of it; what is returned ends that."""
+        memory = self.memory("s")
+        put = memory.put
+
+        async def lost(*words: object, **options: object) -> object:
+            await put(*words, **options)  # type: ignore[arg-type]
+            raise DOWN
+
+        memory.put = lost  # type: ignore[method-assign,assignment]
+        return lambda: setattr(memory, "put", put)
+
     def up(self) -> None:
         self.faulty.script.clear()
 

@@ -8,8 +8,6 @@ import asyncio
 import os
 import socket
 import sys
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,34 +15,22 @@ from typing import Any, Self, TypeVar
 from forebay.client import exchanges
 from forebay.client.exchanges import Entry, Exchange, ReadFiles, Receive, Send, entry_of
 from forebay.client.handles import Handle
-from forebay.client.links import ANCILLARY_BYTES, RECEIVE_BYTES, LinkLost, descriptors_in, read_files
+from forebay.client.links import Connection, LinkLost, read_files
 from forebay.client.names import Name, virtual_path
 from forebay.client.place import Place, new_session
 from forebay.errors import FsError, Invalid, Unavailable
-from forebay.frontends.local.format import BadFrame, Frame, Frames
+from forebay.frontends.local.format import BadFrame, Frame
 
 Result = TypeVar("Result")
 
 
-class AsyncLink:
-    """One connection; of one task at a time."""
+class AsyncLink(Connection):
+    """One that a task waits for; of one task at a time."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
-        self._socket = connected
-        weakref.finalize(self, connected.close)  # a file system that is dropped need not be closed
+        super().__init__(connected)
         self._loop = asyncio.get_running_loop()
-        self._frames = Frames()
-        self._arrived: deque[Frame] = deque()
-
-    def is_alive(self) -> bool:
-        """Has the daemon not ended it?"""
-        try:
-            return self._socket.recv(1, socket.MSG_PEEK) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
 
     async def drive(self, exchange: Exchange[Result]) -> Result:
         """See `forebay.client.links.Link.drive`."""
@@ -73,15 +59,9 @@ class AsyncLink:
     async def _receive(self) -> Frame:
         while not self._arrived:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
+                self._take_in()
             except BlockingIOError:
                 await self._readable()
-                continue
-            except OSError as error:
-                raise LinkLost(str(error)) from error
-            if not data:
-                raise LinkLost("the daemon ended the connection")
-            self._arrived += self._frames.feed(data, descriptors_in(ancillary))
         return self._arrived.popleft()
 
     async def _readable(self) -> None:
@@ -91,14 +71,6 @@ class AsyncLink:
             await ready
         finally:
             self._loop.remove_reader(self._socket)
-
-    def close(self) -> None:
-        """End it, with what has arrived and nobody has taken."""
-        self._socket.close()
-        for fd in [*self._frames.fds, *(fd for frame in self._arrived for fd in frame.fds)]:
-            os.close(fd)
-        self._frames.fds.clear()
-        self._arrived.clear()
 
 
 def _wake(ready: "asyncio.Future[None]") -> None:

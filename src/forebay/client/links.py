@@ -30,8 +30,8 @@ class LinkLost(Exception):
     """The connection has ended: the daemon has, or is another one by now."""
 
 
-class Link:
-    """One connection.  Of one thread at a time."""
+class Connection:
+    """One connection, and what has arrived on it; how it is waited for is the business of who has it."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -47,6 +47,35 @@ class Link:
             return True
         except OSError:
             return False
+
+    def _take_in(self) -> None:
+        """Receive once.
+
+        Raises:
+            BlockingIOError: nothing is there, and the socket does not wait.
+            LinkLost: it has ended.
+        """
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise LinkLost(str(error)) from error
+        if not data:
+            raise LinkLost("the daemon ended the connection")
+        self._arrived += self._frames.feed(data, descriptors_in(ancillary))
+
+    def close(self) -> None:
+        """End it, with what has arrived and nobody has taken."""
+        self._socket.close()
+        for fd in [*self._frames.fds, *(fd for frame in self._arrived for fd in frame.fds)]:
+            os.close(fd)
+        self._frames.fds.clear()
+        self._arrived.clear()
+
+
+class Link(Connection):
+    """One that waits.  Of one thread at a time."""
 
     def drive(self, exchange: Exchange[Result]) -> Result:
         """Have an exchange.
@@ -80,22 +109,8 @@ class Link:
 
     def _receive(self) -> Frame:
         while not self._arrived:
-            try:
-                data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
-            except OSError as error:
-                raise LinkLost(str(error)) from error
-            if not data:
-                raise LinkLost("the daemon ended the connection")
-            self._arrived += self._frames.feed(data, descriptors_in(ancillary))
+            self._take_in()
         return self._arrived.popleft()
-
-    def close(self) -> None:
-        """End it, with what has arrived and nobody has taken."""
-        self._socket.close()
-        for fd in [*self._frames.fds, *(fd for frame in self._arrived for fd in frame.fds)]:
-            os.close(fd)
-        self._frames.fds.clear()
-        self._arrived.clear()
 
 
 def descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> Sequence[int]:

@@ -12,18 +12,15 @@ import argparse
 import asyncio
 import json
 import re
-import subprocess
 import sys
 import urllib.request
 from collections import Counter
-from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import uvloop
 
-from forebay.errors import Unavailable
-from forebay.testing.leash import leashed
+from forebay.testing.told_port import ToldPort
 
 PAGE_KEYS = 1_000
 _BUCKET = re.compile(r"(\d+)x(\d+)")
@@ -144,35 +141,11 @@ def _pack(status: int, body: bytes, headers: str = "", *, length: int | None = N
     return f"HTTP/1.1 {status} X\r\nContent-Length: {size}\r\n{headers}\r\n".encode() + body
 
 
-class ListingServer:
-    """See the module.  A running server on a free loopback port; it dies with the thread that started it."""
+class ListingServer(ToldPort):
+    """See the module."""
 
     def __init__(self) -> None:
-        self.port = 0
-        self._process: subprocess.Popen[str] | None = None
-
-    @property
-    def endpoint(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        command = leashed([sys.executable, "-m", "forebay.testing.listing_server"])
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        told = self._process.stdout.readline()
-        if not told:
-            self.__exit__(None, None, None)
-            raise Unavailable("the listing server ended at its start")
-        self.port = int(told)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        super().__init__("the listing server", [sys.executable, "-m", "forebay.testing.listing_server"])
 
     def requests(self) -> dict[str, int]:
         """How many listings and HEADs it has answered."""

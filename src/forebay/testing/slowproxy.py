@@ -19,15 +19,12 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections import deque
-from types import TracebackType
-from typing import Self
 
-from forebay.errors import Invalid, Unavailable
-from forebay.testing.leash import leashed
+from forebay.errors import Invalid
+from forebay.testing.told_port import ToldPort
 
 CHUNK_BYTES = 256 << 10  # read at a time
 WINDOW_BYTES = 4 << 20  # on its way at most, for each connection and direction: 200 MB/s at 20 ms
@@ -240,61 +237,24 @@ class Proxy:
             _reset(each.socket)
 
 
-class SlowProxy:
-    """A proxy in a process of its own; a context manager.  It dies with the thread that entered, at the latest."""
+class SlowProxy(ToldPort):
+    """A proxy in a process of its own."""
 
     def __init__(self, upstream_port: int, *, rtt_ms: float, mbps: float) -> None:
         """`mbps` is in 1e6 bytes per second, for each direction; 0 means no limit."""
-        self._command = [sys.executable, "-m", "forebay.testing.slowproxy", "--upstream", f"127.0.0.1:{upstream_port}"]
-        self._command += ["--rtt-ms", f"{rtt_ms:g}", "--mbps", f"{mbps:g}"]
-        self._process: subprocess.Popen[str] | None = None
-        self.port = 0
-
-    @property
-    def endpoint(self) -> str:
-        """The URL to use in place of the store's own."""
-        return f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "forebay.testing.slowproxy", "--upstream", f"127.0.0.1:{upstream_port}"]
+        super().__init__("the slow proxy", [*command, "--rtt-ms", f"{rtt_ms:g}", "--mbps", f"{mbps:g}"])
 
     @property
     def pid(self) -> int:
         """The process, for who wants to know its share of the processors."""
-        assert self._process is not None, "not started"
-        return self._process.pid
+        return self.process.pid
 
     def carried(self) -> tuple[int, int]:
         """Bytes that came from clients, and from the store, since the start."""
-        assert self._process is not None, "not started"
-        assert self._process.stdout is not None
-        self._process.send_signal(signal.SIGUSR1)
-        from_clients, from_store = self._process.stdout.readline().split()
+        self.process.send_signal(signal.SIGUSR1)
+        from_clients, from_store = self.told().split()
         return int(from_clients), int(from_store)
-
-    def __enter__(self) -> Self:
-        # A session of its own: Ctrl-C at the terminal ends the caller, which then ends what still reads through here.
-        self._process = subprocess.Popen(
-            leashed(self._command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if not line.isdigit():
-            self.stop()
-            raise Unavailable("the slow proxy ended at its start; its reason is above")
-        self.port = int(line)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the process and wait for its end; its connections are cut."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
 
 
 def _reset(sock: socket.socket) -> None:

@@ -23,7 +23,7 @@ from forebay.frontends.local.batches import Batch
 from forebay.frontends.local.calls import Caller, Calls, LocalFolders
 from forebay.frontends.local.format import VERSION, BadFrame, Frame, Json, Kind, parse_json, parse_paths
 from forebay.frontends.local.link import Link
-from forebay.frontends.local.orders import Job, KeptOrders, Orders
+from forebay.frontends.local.orders import Job, Orders
 from forebay.frontends.local.sessions import Session, Sessions
 from forebay.frontends.local.shelf import Shelf
 from forebay.vfs.filesystem import FileSystem
@@ -58,7 +58,7 @@ class LocalServer:
         *,
         clean: Callable[[str], str],
         local_folders: LocalFolders,
-        orders: Orders | None = None,
+        orders: Orders,
     ) -> None:
         """`clean` takes secrets out of a message."""
         self._fs = fs
@@ -66,7 +66,7 @@ class LocalServer:
         self._clock = clock
         self._path = path
         self._clean = clean
-        self._calls = Calls(fs, KeptOrders() if orders is None else orders, local_folders)
+        self._calls = Calls(fs, orders, local_folders)
         self._sessions = Sessions()
         self._programs: dict[Link, _Program] = {}
         self._listener: socket.socket | None = None
