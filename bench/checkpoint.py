@@ -101,7 +101,7 @@ def _save_and_read(world: World, child: Saver, local: Path, mounted: Path) -> di
 
 def _save_far(world: World, child: Saver, local: Path) -> dict[str, list[float]]:
     """To the far store that takes uploads for nothing; and the same file by bare obstore, in parts as large."""
-    endpoint = world.far_sink.endpoint
+    endpoint = world.sink.far_endpoint
     mounted = world.mount("checkpointfar", endpoint=endpoint) / "model.pt"
     bare, source = open_bucket(endpoint, "checkpointfar"), local / "model.pt"
     child.save(source)

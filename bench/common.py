@@ -187,13 +187,8 @@ class World:
 
     @cached_property
     def sink(self) -> SinkServer:
-        """A server that costs next to nothing."""
-        return self._ends.enter_context(SinkServer())
-
-    @cached_property
-    def far_sink(self) -> SlowProxy:
-        """The same, as far away."""
-        return self._ends.enter_context(SlowProxy(self.sink.port, rtt_ms=RTT_MS, mbps=MBPS))
+        """A server that costs next to nothing; its second port is as far away."""
+        return self._ends.enter_context(SinkServer(rtt_ms=RTT_MS, mbps=MBPS))
 
     def enter(self, context: Any) -> Any:  # noqa: ANN401 - whatever it gives
         """Keep a context until the world ends."""

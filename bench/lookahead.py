@@ -26,7 +26,7 @@ def measure(world: World) -> Result:
     warm = world.small_files("lookaheadwarm", WARM_COUNT)
 
     def read(bucket: str, way: str, count: int) -> float:
-        mountpoint = world.mount(bucket, endpoint=world.far_sink.endpoint)
+        mountpoint = world.mount(bucket, endpoint=world.sink.far_endpoint)
         settle(world.scratch)
         rate = _loader(world, way, count, warm, mountpoint)
         world.unmount(bucket, free=True)

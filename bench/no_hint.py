@@ -23,10 +23,10 @@ def measure(world: World) -> Result:
     for number in range(ROUNDS):
         for side, rates in runs.items():
             if side == "bare obstore":
-                rates.append(plain_obstore(world.far_sink.endpoint, "nohint", "range-64", keys))
+                rates.append(plain_obstore(world.sink.far_endpoint, "nohint", "range-64", keys))
                 continue
             with world.another_forebay(f"nohint-{side[:2]}{number}") as home:
-                mountpoint = world.mount("nohint", endpoint=world.far_sink.endpoint)
+                mountpoint = world.mount("nohint", endpoint=world.sink.far_endpoint)
                 paths = shuffled_paths(mountpoint, 7)
                 readers = Readers(paths, LOADERS)
                 settle(world.scratch)

@@ -6,7 +6,7 @@
 A real server on this machine spends more on an object (sums, its disk) than the client that is measured, on the same
 processors.  This one drops the bytes that it gets, and keeps their number: who reads gets as many, always the same.
 It answers as S3 does to GET, PUT, HEAD and DELETE of objects, to uploads in parts, and to listings.  No signature is
-checked.
+checked.  At a second port the same objects are far away (see wire.py).
 """
 
 import argparse
@@ -14,12 +14,14 @@ import asyncio
 import os
 import re
 import sys
-from typing import cast
+from functools import partial
+from typing import Self, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import uvloop
 
 from forebay.testing.told_port import ToldPort
+from wire import Wire
 
 ROOM_BYTES = 1 << 20  # read at a time
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -139,8 +141,9 @@ def _pack(status: int, body: bytes = b"", *, headers: bytes = b"", length: int |
 class _Connection(asyncio.BufferedProtocol):
     """One client: a request at a time; the bytes of bodies are counted and dropped."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, wire: Wire | None) -> None:
         self._objects = objects
+        self._wire = wire
         self._room = bytearray(ROOM_BYTES)
         self._head = b""
         self._unread = b""  # of a head
@@ -148,12 +151,16 @@ class _Connection(asyncio.BufferedProtocol):
         self._size = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is none by inheritance
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        if self._wire is not None:
+            self._wire.pause(self._transport, self._wire.rtt_s)  # connecting takes a round trip, too
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._wire is not None:
+            self._wire.came(nbytes, self._transport)
         if self._head and nbytes < self._missing:
             self._missing -= nbytes
             return
@@ -176,30 +183,46 @@ class _Connection(asyncio.BufferedProtocol):
             length = _LENGTH.search(head)
             self._size = self._missing = int(length[1]) if length else 0
             if b"100-continue" in head:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _answer(self) -> None:
         method, target, _ = self._head.partition(b"\r\n")[0].decode().split(" ")
-        self._transport.write(self._objects.answer(method, target, self._head, self._size))
+        self._write(self._objects.answer(method, target, self._head, self._size))
         self._head = b""
+
+    def _write(self, data: bytes) -> None:
+        if self._wire is None:
+            self._transport.write(data)
+        else:
+            self._wire.send(data, self._transport)
 
 
 class SinkServer(ToldPort):
     """See the module."""
 
-    def __init__(self) -> None:
-        super().__init__("the sink server", [sys.executable, __file__])
+    def __init__(self, *, rtt_ms: float, mbps: float) -> None:
+        """What lies before the port of `far_endpoint`: a round trip, milliseconds, and a link, MB/s each way."""
+        words = ["--rtt-ms", str(rtt_ms), "--mbps", str(mbps)]
+        super().__init__("the sink server", [sys.executable, __file__, *words])
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.far_endpoint = f"http://127.0.0.1:{self.told()}"
+        return self
 
 
-async def _serve(port: int) -> None:
-    objects = Objects()
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(objects), "127.0.0.1", port)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+async def _serve(rtt_ms: float, mbps: float) -> None:
+    objects, loop = Objects(), asyncio.get_running_loop()
+    for wire in (None, Wire(rtt_s=rtt_ms / 1e3, bytes_per_s=mbps * 1e6)):
+        server = await loop.create_server(partial(_Connection, objects, wire), "127.0.0.1", 0)
+        sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
-    await server.serve_forever()
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, default=0, help="a free one, if 0")
-    uvloop.run(_serve(parser.parse_args().port))
+    parser.add_argument("--rtt-ms", type=float, required=True, help="round trip to the second port, milliseconds")
+    parser.add_argument("--mbps", type=float, required=True, help="rate of the link to it, MB/s each way")
+    arguments = parser.parse_args()
+    uvloop.run(_serve(arguments.rtt_ms, arguments.mbps))
