@@ -196,6 +196,25 @@ async def test_a_file_that_comes_sooner_is_never_evicted_for_one_that_comes_late
         assert await cached(rig, names) == held
 
 
+async def test_a_file_that_was_open_when_room_was_needed_leaves_once_it_is_closed(tmp_path: Path) -> None:
+    async with Rig(tmp_path, capacity_bytes=8 * FILE, readahead_bytes=FILE, prefetch=False) as rig:
+        names = await filled(rig, 10)
+        for name in names[:8]:
+            await read(rig, name)
+        await quiet(rig)
+        last, kept = names[0], names[1:8]
+        file = rig.fs.open(await rig.stat_file(last))
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([names[8], *kept, names[9], *kept, names[8], names[9]])
+        await quiet(rig)
+        assert await cached(rig, names) == names[:8], "room was needed for the first"
+        file.close()
+        for name in [names[8], *kept]:
+            await read(rig, name)
+        await quiet(rig)
+        assert await cached(rig, names) == [*kept, names[9]]
+
+
 async def test_a_closed_job_is_forgotten_with_all_it_announced(tmp_path: Path) -> None:
     async with Rig(tmp_path, capacity_bytes=0) as rig:
         names = await filled(rig, 10)
