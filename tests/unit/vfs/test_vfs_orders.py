@@ -13,7 +13,7 @@ from forebay.errors import Busy, Invalid
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
 from forebay.units import KIB, MIB
-from forebay.vfs.orders import Job
+from forebay.vfs.orders import WINDOW_SHARE, Job
 
 FILE = 64 * KIB
 
@@ -74,6 +74,17 @@ async def test_what_is_announced_comes_before_it_is_read_and_in_its_order(tmp_pa
         await quiet(rig)
         assert sorted(await cached(rig, names)) == sorted(names[:6])
         assert gets(rig) == 6
+
+
+@pytest.mark.parametrize(("jobs", "each"), [(1, 16), (2, 8)])
+async def test_what_all_jobs_fetch_ahead_is_a_small_share_of_the_cache(tmp_path: Path, jobs: int, each: int) -> None:
+    async with Rig(tmp_path, capacity_bytes=WINDOW_SHARE * 16 * FILE) as rig:
+        names = await filled(rig, 60)
+        opened = [rig.fs.orders.open_job(f"train{number}", 0) for number in range(jobs)]
+        for number, job in enumerate(opened):
+            job.announce(names[30 * number :][:30])
+        await quiet(rig)
+        assert await cached(rig, names) == [name for number in range(jobs) for name in names[30 * number :][:each]]
 
 
 async def test_nothing_is_fetched_that_nobody_announced_or_asked_for(tmp_path: Path) -> None:
