@@ -141,9 +141,9 @@ class Cache:
                 self._dirty |= self._saving
                 raise
             finally:
-                outdated = [file for file in self._saving if file.is_outdated and not file.opens]
+                idle = [file for file in self._saving if not file.opens]
                 self._saving.clear()
-                for file in outdated:
+                for file in idle:
                     self.released(file)
 
     async def saved(self) -> None:
@@ -440,8 +440,11 @@ class Cache:
 
     def released(self, file: CachedFile) -> None:
         """An idle file stays known until the memory bound asks for its place, save when a newer version is here."""
-        if file.is_outdated and file not in self._saving:
+        if file in self._saving:
+            return  # it is idle when it is saved
+        if file.is_outdated:
             self._drop(file.disk, [_row(file)], keep_pinned=False)
+        self.room.coming.put_back(file.source.store.location, file.source.key)
 
     def admit(self, file: CachedFile, size: int) -> bool:
         """Count `size` bytes in on the file's disk, evicting as the policy allows; False: read through."""

@@ -336,11 +336,15 @@ class FileSystem:
         if not self.cache.reopen(file, local_id):
             return False
         entry.mount.open_files += 1
+        self.opened_again(entry, file)
+        return True
+
+    def opened_again(self, entry: FileEntry, file: CachedFile) -> None:
+        """A file is opened once more while it is open, or after it was closed (openfile.Host)."""
         if self.orders.jobs:
             self.orders.opened(file)
         if self.prefetcher.is_running:
             self.prefetcher.opened(entry)
-        return True
 
     def read_missed(self, entry: FileEntry) -> None:
         """A reader had to wait for the store (openfile.Host)."""

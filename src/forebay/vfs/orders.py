@@ -37,11 +37,11 @@ log = structlog.get_logger()
 ANNOUNCED_MAX = 8_000_000
 """Samples that all jobs together may have announced and not read: six epochs of ImageNet.  A sample takes 8 bytes, and
 an object that was not announced before 53 more (measured with names of 25 bytes), while it is cached 92 more."""
-WINDOW_SHARE = 64
-"""A job's window is at most a 64th of the cache: what is fetched early takes the place of what others read meanwhile.
-Simulated with two jobs on the same data and half of it cached, a window of 2 % of the cache costs 1 % more traffic, one
-of 15 % costs 8 %, and one of 30 % costs 20 %."""
-WINDOW_MIN = MIB
+WINDOW_SHARE = 128
+"""The windows of all jobs take at most a 128th of the cache: what is fetched early takes the place of what others read
+meanwhile.  Simulated with two jobs on the same data and half of it cached, windows of 1 % of the cache cost 0.1 % more
+traffic, of 3 % 1 %, and of 5 % 2 %."""
+WINDOW_MIN = MIB // 2  # of one job
 LOOK_UP = 64  # samples that the cache is asked for at a time
 HERE_SHARE = 4  # what is cached already counts as a quarter of its size: a look ahead costs something too
 NAMES_MAX = 64  # names asked of the store at a time
@@ -95,10 +95,11 @@ class Orders:
         """What is known of all jobs."""
         return self.host.cache.room.coming
 
-    def window_bytes(self) -> int:
-        """The largest window of a job."""
+    def _bound_windows(self) -> None:
+        """Each job may fetch so far ahead that all together take no more of the cache than they should."""
         capacity = sum(disk.capacity_bytes() for disk in self.host.cache.disks)
-        return min(self.window_max, max(WINDOW_MIN, capacity // WINDOW_SHARE))
+        for job in self.jobs.values():
+            job.window.bound(min(self.window_max, max(WINDOW_MIN, capacity // WINDOW_SHARE // len(self.jobs))))
 
     def open_job(self, name: str, pid: int) -> "Job":
         """A job begins; it ends with `Job.close`, or with its process.
@@ -119,6 +120,7 @@ class Orders:
         if watch >= 0:
             asyncio.get_running_loop().add_reader(watch, job.close)
         self.jobs[job.order] = job
+        self._bound_windows()
         self.coming.add(job.order)
         log.info("job.opened", job=name, pid=pid)
         return job
@@ -132,6 +134,7 @@ class Orders:
         if not self.jobs:
             self.host.cache.room.forget_orders()
             return
+        self._bound_windows()
         self.coming.remove(job.order)
         others = set[Dataset]().union(*(other.datasets for other in self.jobs.values()))
         for dataset in job.datasets - others:
@@ -217,7 +220,7 @@ class Job:
         self.datasets: set[Dataset] = set()
         self._orders = orders
         self._watch = watch  # a descriptor that tells the end of the process; -1 without
-        self._window = Window(orders.window_bytes())
+        self.window = Window(orders.window_max)
         self._ahead: dict[int, int] = {}  # by position: bytes that are here or on their way, and not opened yet
         self._ahead_bytes = 0
         self._names_asked = 0
@@ -283,7 +286,7 @@ class Job:
         """A sample was opened."""
         order = self.order
         self._sees_opens = True
-        self._window.read(file.source.size, late=not file.is_all_here)
+        self.window.read(file.source.size, late=not file.is_all_here)
         self._leave(position)
         if position >= order.at:  # it does not tell how far it is, or tells it later
             self._orders.coming.advance(order, position + 1)
@@ -304,13 +307,13 @@ class Job:
     @property
     def _has_room(self) -> bool:
         coming_bytes = self._ahead_bytes + self._names_asked * self._typical_bytes
-        return coming_bytes < self._window.size and self._names_asked < NAMES_MAX
+        return coming_bytes < self.window.size and self._names_asked < NAMES_MAX
 
     @property
     def _is_low(self) -> bool:
         """Is a quarter of the window free?  Many samples at a time cost less."""
         has_more = self.order.ahead < self.order.end
-        return has_more and self._has_room and 4 * self._ahead_bytes <= 3 * self._window.size
+        return has_more and self._has_room and 4 * self._ahead_bytes <= 3 * self.window.size
 
     def _go_on(self) -> None:
         is_idle = self._runner is None or self._runner.done()
