@@ -12,14 +12,14 @@ uncached pages at all.
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Protocol
 
 import structlog
 
 from forebay import paths
 from forebay.cache.cache import Cache
-from forebay.cache.cachedfile import CachedFile, Source
+from forebay.cache.cachedfile import CachedFile
 from forebay.cache.coming import BEHIND_MAX, Coming, Order
 from forebay.cache.numbers import Place
 from forebay.cache.policy import Dataset
@@ -67,8 +67,8 @@ class Host(Protocol):
         """On whose account a key is cached."""
         ...
 
-    def source(self, entry: FileEntry) -> Source:
-        """Where the cache finds an entry's bytes."""
+    def cached(self, entry: FileEntry) -> CachedFile:
+        """The cached file of an entry, acquired: release it when done."""
         ...
 
     def look_up(self, entries: Sequence[FileEntry]) -> None:
@@ -88,7 +88,7 @@ class Orders:
         self.jobs: dict[Order, Job] = {}
         self.window_max = window_max
         self.memory_left = memory_bytes  # for what the cache does not admit
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Job | None] = {}  # and the job it is for
 
     @property
     def coming(self) -> Coming:
@@ -126,7 +126,10 @@ class Orders:
         return job
 
     def ended(self, job: "Job") -> None:
-        """A job was closed: forget what it announced."""
+        """A job was closed: end its work, and forget what it announced."""
+        for task, of in self._tasks.items():
+            if of is job:
+                task.cancel()
         del self.jobs[job.order]
         if not self.jobs:
             self.host.cache.room.forget_orders()
@@ -191,11 +194,11 @@ class Orders:
         """Is anything looked for or fetched ahead?"""
         return bool(self._tasks)
 
-    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Work that ends with this object."""
+    def spawn(self, work: Coroutine[None, None, None], job: "Job | None" = None) -> asyncio.Task[None]:
+        """Work that ends with this object, and with the job."""
         task = asyncio.create_task(work, name="orders")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = job
+        task.add_done_callback(self._tasks.pop)
         return task
 
     async def close(self) -> None:
@@ -224,7 +227,6 @@ class Job:
         self._typical_bytes = MIB  # of a file whose size is not known yet
         self._told = 0  # so many samples were handed out, as it says
         self._kept: dict[int, CachedFile] = {}  # by position: those held in memory
-        self._fetches: set[asyncio.Task[None]] = set()
         self._sees_opens = False
         self._is_closed = False
         self._runner: asyncio.Task[None] | None = None
@@ -273,8 +275,6 @@ class Job:
         if self._watch >= 0:
             asyncio.get_running_loop().remove_reader(self._watch)
             os.close(self._watch)
-        for task in [*self._fetches, *([self._runner] if self._runner else [])]:
-            task.cancel()
         for position in list(self._ahead):
             self._leave(position)
         self._orders.ended(self)
@@ -318,7 +318,7 @@ class Job:
     def _go_on(self) -> None:
         is_idle = self._runner is None or self._runner.done()
         if is_idle and self._is_low and not self._is_closed:
-            self._runner = self._orders.spawn(self._run())
+            self._runner = self._orders.spawn(self._run(), self)
 
     async def _run(self) -> None:
         order = self.order
@@ -344,23 +344,21 @@ class Job:
         found = self._orders.host.peek(*paths.split(path))
         if found is None:
             self._names_asked += 1
-            self._spawn(self._ask(position, path), self._asked)
+            self._orders.spawn(self._ask(position, path), self)
             return None
         return found.entry if isinstance(found.entry, FileEntry) else None
 
-    def _asked(self) -> None:
-        self._names_asked -= 1
-        self._go_on()
-
     async def _ask(self, position: int, path: str) -> None:
+        entry: Entry | None = None
         try:
             entry = await self._orders.host.stat(path)
         except FsError as error:
             log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
-            return
+        self._names_asked -= 1
         if isinstance(entry, FileEntry) and not self.order.is_used(position):
             self._count(position, entry.size)
             self._fetch(position, entry)
+        self._go_on()
 
     def _count(self, position: int, size: int) -> None:
         self._typical_bytes += (size - self._typical_bytes) // 4
@@ -377,11 +375,10 @@ class Job:
         if is_draft(entry) or self._orders.host.is_cached(entry):
             self._weigh(position, entry.size // HERE_SHARE)
         else:
-            self._spawn(self._bring(position, entry))
+            self._orders.spawn(self._bring(position, entry), self)
 
     async def _bring(self, position: int, entry: FileEntry) -> None:
-        host = self._orders.host
-        file = host.cache.open(host.source(entry))
+        file = self._orders.host.cached(entry)
         try:
             if file.is_passing:
                 self._keep(position, file)
@@ -408,14 +405,3 @@ class Job:
         self._kept[position] = file
         self._weigh(position, 0)  # memory has a bound of its own
         file.fetch_ahead(ByteRange(0, size), file.source.store)
-
-    def _spawn(self, work: Coroutine[None, None, None], finish: Callable[[], None] | None = None) -> None:
-        task = self._orders.spawn(work)
-        self._fetches.add(task)
-
-        def ended(_: asyncio.Task[None]) -> None:
-            self._fetches.discard(task)
-            if finish is not None:
-                finish()
-
-        task.add_done_callback(ended)

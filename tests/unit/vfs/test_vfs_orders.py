@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import Busy, Invalid
+from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
 from forebay.units import KIB, MIB
@@ -59,6 +60,24 @@ async def epoch(rig: Rig, jobs: dict[Job, list[str]]) -> int:
             await read(rig, name)
             await quiet(rig)
     return sum(rig.memory(name).requests["get"] for name in rig.stores) - before
+
+
+async def test_a_job_that_ends_takes_its_own_fetches_with_it(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 6)
+        for name in names:
+            await rig.stat_file(name)
+        answer = asyncio.Event()
+        rig.store("s").script.extend([Hang(answer)] * 6)
+        ends, stays = rig.fs.orders.open_job("ends", 0), rig.fs.orders.open_job("stays", 0)
+        ends.announce(names[:3])
+        stays.announce(names[3:])
+        while rig.cache.throttle(rig.store("s")).requests < 6:
+            await asyncio.sleep(0)
+        ends.close()
+        answer.set()
+        await quiet(rig)
+        assert await cached(rig, names) == names[3:]
 
 
 async def test_what_is_announced_comes_before_it_is_read_and_in_its_order(tmp_path: Path) -> None:
