@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := src tests bench demo
 AZURITE := azurite@3.37.0
 # PyTorch without CUDA, 190 MB to fetch, of the version that pyproject.toml names; that of PyPI brings gigabytes of CUDA,
-# which no test needs, and is taken where this index cannot be reached.
+# which neither tests nor demo need, and is taken where this index cannot be reached.
 PYTORCH := --index-url https://download.pytorch.org/whl/cpu --no-deps --retries 0
 TORCH_CPU := torch==2.13.0 $(PYTORCH)
 TORCHVISION_CPU := torchvision==0.28.0 $(PYTORCH)
@@ -37,6 +37,7 @@ $(VENV)/.frameworks: $(VENV)/.dev pyproject.toml
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_CPU) 2>/dev/null || true
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 

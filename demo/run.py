@@ -36,7 +36,7 @@ SHARDS = 8
 RTT_MS, MBPS = 20.0, 50.0
 ROUNDS = 6  # epochs of Forebay and of the local disk, in turns
 COMMAND_WITHIN_S = 120.0
-TRAINING_WITHIN_S = 300.0
+TRAINING_WITHIN_S = 900.0  # an idle machine needs seconds
 SECRETS = ("s3a.secretKey=",)
 
 _began = time.monotonic()
@@ -49,6 +49,18 @@ class DemoError(Exception):
 def say(text: str) -> None:
     """A line of progress."""
     print(f"[{time.monotonic() - _began:4.0f} s] {text}", flush=True)
+
+
+def call(what: str, command: list[str], *, within_s: float, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command that ends with this process.
+
+    Raises:
+        DemoError: it has not ended in time.
+    """
+    try:
+        return subprocess.run(leashed(command), timeout=within_s, check=False, **options)
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"{what} took longer than {within_s:g} s; is this machine busy with something else?") from None
 
 
 class Forebay:
@@ -68,14 +80,14 @@ class Forebay:
         """
         if not quiet:
             say("$ forebay " + " ".join(_hide(word) for word in words))
-        done = subprocess.run(
-            leashed([str(self._program), *words]),
+        done = call(
+            f"forebay {words[0]}",
+            [str(self._program), *words],
+            within_s=COMMAND_WITHIN_S,
             env=os.environ | {"FOREBAY_HOME": str(self._home)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_WITHIN_S,
-            check=False,
         )
         if done.returncode != 0:
             raise DemoError(f"forebay {words[0]} {words[1]} failed: {done.stderr.strip() or done.stdout.strip()}")
@@ -114,7 +126,7 @@ class Forebay:
     def _try(self, *words: str) -> None:
         try:
             self.run(*words, quiet=True)
-        except (DemoError, subprocess.TimeoutExpired) as error:
+        except DemoError as error:
             say(f"while cleaning up: {error}")
 
 
@@ -206,7 +218,7 @@ class Trainer:
         words += ["--read_only"] if read_only else []
         say(f"$ python demo/train.py {' '.join(words)}")
         command = [sys.executable, str(HERE / "train.py"), *words, f"--json={results}"]
-        done = subprocess.run(leashed(command), env=self._environment, timeout=TRAINING_WITHIN_S, check=False)
+        done = call("demo/train.py", command, within_s=TRAINING_WITHIN_S, env=self._environment)
         if done.returncode != 0:
             raise DemoError(f"demo/train.py ended with {done.returncode}; its reason is above")
         return [json.loads(line) for line in results.read_text().splitlines()]

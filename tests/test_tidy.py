@@ -39,6 +39,7 @@ PURE = {
     "cli/doctor.py",
     "client/exchanges.py",
     "frontends/fuse/abi.py",
+    "frontends/fuse/failures.py",
     "frontends/fuse/handshake.py",
     "frontends/fuse/mountinfo.py",
     "frontends/fuse/nodes.py",

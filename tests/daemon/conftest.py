@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.testing.daemons import RunForebay
+from forebay.config.load import load
+from forebay.daemon.starter import ensure_daemon
 
 needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="no /dev/fuse here")
 
@@ -20,7 +21,13 @@ def data(forebay_home: Path) -> Path:
 
 
 @pytest.fixture
-def mounted(forebay: RunForebay, data: Path) -> Path:
-    assert forebay("fs", "mkdir", "/data").code == 0
-    assert forebay("fs", "mount", "/data/in", f"file://{data}").code == 0
+def mounted(forebay_home: Path, data: Path) -> Path:
+    return show(forebay_home, data)
+
+
+def show(home: Path, data: Path) -> Path:
+    """Start the home's daemon and mount the folder at /data/in: as two commands do, without their start."""
+    client = ensure_daemon(load({"home": str(home)}))
+    client.call("POST", "/v1/fs/mkdir", {"path": "/data"})
+    client.call("POST", "/v1/fs/mount", {"path": "/data/in", "url": f"file://{data}"})
     return data

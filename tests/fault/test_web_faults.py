@@ -17,6 +17,8 @@ DATA = pattern(4 * MIB)
 TAG = etag(DATA).strip('"')
 SPAN = ByteRange(MIB, 3 * MIB)
 SECRET = "TOPSECRETKEY0123456789"
+DEADLINE_S = 1.2
+PATIENT_S = 20.0  # where no time is to run out
 
 Read = Callable[[WebStore], Awaitable[bytes]]
 
@@ -30,9 +32,20 @@ async def server() -> AsyncIterator[FaultServer]:
 
 @pytest.fixture
 async def store(server: FaultServer) -> AsyncIterator[WebStore]:
-    store = WebStore(server.endpoint, parse({"http.token": SECRET}), deadline_s=1.2)
+    store = store_at(server)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def hasty(server: FaultServer) -> AsyncIterator[WebStore]:
+    store = store_at(server, deadline_s=DEADLINE_S)
+    yield store
+    await store.close()
+
+
+def store_at(server: FaultServer, *, deadline_s: float = PATIENT_S) -> WebStore:
+    return WebStore(server.endpoint, parse({"http.token": SECRET}), deadline_s=deadline_s)
 
 
 async def get(store: WebStore, key: str) -> bytes:
@@ -109,9 +122,11 @@ async def test_a_stream_that_is_always_cut_says_so(server: FaultServer, store: W
 
 
 @every_read
-async def test_a_server_that_hangs_is_a_timeout(server: FaultServer, store: WebStore, name: str) -> None:
+async def test_a_server_that_hangs_is_a_timeout(
+    server: FaultServer, store: WebStore, hasty: WebStore, name: str
+) -> None:
     server.script = Script(Rule(Stall()))
-    assert isinstance(await fails(store, name), TimedOut)
+    assert isinstance(await fails(hasty, name), TimedOut)
     server.script = Script()
     assert await READS[name](store) == DATA[SPAN.start : SPAN.stop]
 

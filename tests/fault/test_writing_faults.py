@@ -586,7 +586,7 @@ class ThroughProxy(Writing):
 
 @pytest.fixture
 async def real(tmp_path: Path, make_store: MakeStore, seaweed: SeaweedS3) -> AsyncIterator[ThroughProxy]:
-    async with ThroughProxy(tmp_path / "home", make_store(2), seaweed) as rig:
+    async with ThroughProxy(tmp_path / "home", make_store(20), seaweed) as rig:
         yield rig
 
 

@@ -15,13 +15,10 @@ from mount.conftest import Child, Reader
 
 BUCKET = "down"
 FILES = {"one": b"one" * 33_000, "two": b"two" * 33_000, "large": pattern(24 * MIB)}
-DEADLINE_S, MARGIN_S = 2.0, 3.0  # the margin is for a busy machine
 READ = "sys.stdout.buffer.write(open(argv[1], 'rb').read())"
-FAIL = f"""
-import time
-began = time.monotonic()
+FAIL = """
 try: open(argv[1], 'rb').read()
-except OSError as error: print(errno.errorcode[error.errno], time.monotonic() - began < {DEADLINE_S + MARGIN_S})
+except OSError as error: print(errno.errorcode[error.errno])
 """
 BOTH_MODES = pytest.mark.parametrize("freshness", ["immutable", "ttl"])
 
@@ -36,11 +33,22 @@ def proxy(s3: SeaweedS3) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
+def deadline_s() -> str:
+    """How long a request to the store may take; tests whose store is silent for ever say less."""
+    return "60"
+
+
+@pytest.fixture
 def mounted_far(
-    s3: SeaweedS3, proxy: FaultProxy, forebay: RunForebay, mnt: Path, monkeypatch: pytest.MonkeyPatch
+    s3: SeaweedS3,
+    proxy: FaultProxy,
+    forebay: RunForebay,
+    mnt: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deadline_s: str,
 ) -> Mounted:
-    """`FILES` in a bucket behind the proxy, mounted as the words say; a request has 2 seconds."""
-    monkeypatch.setenv("FOREBAY_STORE_DEADLINE_S", f"{DEADLINE_S:g}")
+    """`FILES` in a bucket behind the proxy, mounted as the words say."""
+    monkeypatch.setenv("FOREBAY_STORE_DEADLINE_S", deadline_s)
     monkeypatch.setenv("FOREBAY_PREFETCH", "false")  # what a test has not read is not here
     s3.make_bucket(BUCKET)
     for name, data in FILES.items():
@@ -68,13 +76,14 @@ def test_what_is_cached_reads_while_the_store_is_down_and_the_rest_when_it_is_ba
     assert child(READ, far / "one").stdout == FILES["one"]
     proxy.stop()
     assert child(READ, far / "one").stdout == FILES["one"]
-    assert child(FAIL, far / "two").stdout == b"EIO True\n"
+    assert child(FAIL, far / "two").stdout == b"EIO\n"
     assert child("print(*sorted(os.listdir(argv[1])))", far).stdout == b"large one two\n"
     proxy.start()
     assert child(READ, far / "two").stdout == FILES["two"]
 
 
 @BOTH_MODES
+@pytest.mark.parametrize("deadline_s", ["2"])
 def test_a_store_that_falls_silent_is_a_timeout_and_then_reads_again(
     mounted_far: Mounted, proxy: FaultProxy, child: Child, freshness: str
 ) -> None:
@@ -82,7 +91,7 @@ def test_a_store_that_falls_silent_is_a_timeout_and_then_reads_again(
     assert child(READ, far / "one").stdout == FILES["one"]
     proxy.script = Script(Rule(Stall()))
     assert child(READ, far / "one").stdout == FILES["one"]
-    assert child(FAIL, far / "two").stdout == b"ETIMEDOUT True\n"
+    assert child(FAIL, far / "two").stdout == b"ETIMEDOUT\n"
     proxy.script = Script()
     assert child(READ, far / "two").stdout == FILES["two"]
 
@@ -93,7 +102,7 @@ def test_a_name_that_is_no_longer_believed_is_an_error_and_not_an_absence(
     far = mounted_far("--ttl", "100ms")
     assert child(READ, far / "one").stdout == FILES["one"]
     proxy.stop()
-    assert child(f"import time; time.sleep(0.2)\n{FAIL}", far / "one").stdout == b"EIO True\n"
+    assert child(f"import time; time.sleep(0.2)\n{FAIL}", far / "one").stdout == b"EIO\n"
     proxy.start()
     assert child(READ, far / "one").stdout == FILES["one"]
 

@@ -202,25 +202,27 @@ async def test_an_open_file_stays_on_its_version_or_fails_with_estale(tmp_path: 
 async def test_a_large_file_read_in_order_comes_in_parts_in_parallel_that_grow(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         store = rig.stores["s"] = CountingStore(rig.store("s").inner)
-        file = await mounted(rig, LARGE * 4)
-        assert await read_all(file) == LARGE * 4
+        data = LARGE * 4
+        file = await mounted(rig, data)
+        assert await read_all(file) == data
         sizes = [span.size // MIB for span in store.spans]
         assert sizes[:2] == [1, 1]
         assert max(sizes) == 8
         assert len(sizes) < 30
         assert store.under_way_max >= 3
-        assert sum(span.size for span in store.spans) == len(LARGE) * 4  # each byte once
+        assert sum(span.size for span in store.spans) == len(data)  # each byte once
         file.close()
 
 
 async def test_several_streams_in_one_file_are_each_read_ahead(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
-        file = await mounted(rig, LARGE * 4)
+        data = LARGE * 4
+        file = await mounted(rig, data)
         starts = [0, 40 * MIB, 80 * MIB]
         for step in range(12):
             for start in starts:
                 offset = start + step * MIB
-                assert await read_piece(file, offset, MIB) == (LARGE * 4)[offset : offset + MIB]
+                assert await read_piece(file, offset, MIB) == data[offset : offset + MIB]
         assert bodies(rig) < 30  # 36 reads of a page each
         file.close()
 

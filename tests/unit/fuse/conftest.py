@@ -55,20 +55,20 @@ class KeptDevice(Device):
 class Kernel:
     """What a test asks as the kernel would."""
 
-    def __init__(self, fs: FileSystem, root: FolderEntry, store: MemoryStore) -> None:
+    def __init__(self, fs: FileSystem, root: FolderEntry, store: MemoryStore, clock: FakeClock) -> None:
         self.device = KeptDevice()
         self.operations = Operations(fs, self.device, root, Owner(1000, 1001))
-        self.server = Server(self.device, self.operations.handlers(), REFUSED, FakeClock(), lambda: None)
-        self.fs, self.store = fs, store
+        self.server = Server(self.device, self.operations.handlers(), REFUSED, clock, lambda: None)
+        self.fs, self.store, self.clock = fs, store, clock
 
     def send(self, opcode: int, nodeid: int = 1, body: bytes = b"", *, unique: int = UNIQUE, pid: int = 0) -> None:
         header = abi.IN_HEADER.pack(abi.IN_HEADER.size + len(body), opcode, unique, nodeid, 0, 0, pid, 0, 0)
         self.server.serve(memoryview(header + body))
 
-    async def ask(self, opcode: int, nodeid: int = 1, body: bytes = b"") -> tuple[int, bytes]:
+    async def ask(self, opcode: int, nodeid: int = 1, body: bytes = b"", *, pid: int = 0) -> tuple[int, bytes]:
         """Errno and payload of the one answer to a request."""
         before = len(self.device.answers)
-        self.send(opcode, nodeid, body)
+        self.send(opcode, nodeid, body, pid=pid)
         async with asyncio.timeout(10):
             while len(self.device.answers) == before:
                 await asyncio.sleep(0)
@@ -89,8 +89,10 @@ class Kernel:
         assert error == 0, errno.errorcode[error]
         return cast("tuple[int, int, int]", abi.OPEN_OUT.unpack(payload))
 
-    async def read(self, fh: int, offset: int, size: int, opcode: int = Opcode.READ) -> tuple[int, bytes]:
-        return await self.ask(opcode, 1, abi.READ_IN.pack(fh, offset, size, 0, 0, 0, 0))
+    async def read(
+        self, fh: int, offset: int, size: int, opcode: int = Opcode.READ, *, pid: int = 0
+    ) -> tuple[int, bytes]:
+        return await self.ask(opcode, 1, abi.READ_IN.pack(fh, offset, size, 0, 0, 0, 0), pid=pid)
 
     async def release(self, fh: int) -> None:
         assert await self.ask(Opcode.RELEASE, 1, abi.RELEASE_IN.pack(fh, 0, 0, 0)) == (0, b"")
@@ -110,7 +112,7 @@ async def kernel(tmp_path: Path) -> AsyncIterator[Kernel]:
         await store.put(key, data)
     root = await fs.stat("/m")
     assert isinstance(root, FolderEntry)
-    kernel = Kernel(fs, root, store)
+    kernel = Kernel(fs, root, store, clock)
     yield kernel
     await kernel.server.stop()
     kernel.operations.close()

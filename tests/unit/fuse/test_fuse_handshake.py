@@ -11,7 +11,6 @@ from forebay.frontends.fuse import abi, busywait, wire
 from forebay.frontends.fuse.busywait import BusyWait
 from forebay.frontends.fuse.handshake import MAX_READ_BYTES, WANTED, agree
 from forebay.frontends.fuse.mountinfo import parse_mountinfo
-from forebay.frontends.fuse.server import pending_signals
 from forebay.frontends.fuse.wire import InitIn
 
 EVERYTHING = 2**64 - 1
@@ -65,11 +64,6 @@ def test_mounts_of_others_are_not_ours() -> None:
         "37 22 0:45 / /mnt/other rw - fuse.sshfs forebay rw\n"
     )
     assert [tuple(mount) for mount in parse_mountinfo(text)] == [("/mnt/a b\nc", "0:44")]
-
-
-def test_pending_signals_of_a_process_that_is_gone_mean_stop() -> None:
-    assert pending_signals(2**22 + 1) == -1
-    assert pending_signals(os.getpid()) == 0
 
 
 class TestBusyWait:

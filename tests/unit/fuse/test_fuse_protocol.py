@@ -11,7 +11,6 @@ from forebay.errors import Busy, Unavailable
 from forebay.frontends.fuse import abi, backing, wire
 from forebay.frontends.fuse.abi import Opcode
 from forebay.vfs.entries import FileEntry, MountOptions
-from forebay.vfs.listing import Listing
 from fuse.conftest import Kernel, names_of, u32
 
 FORGET = bytes.fromhex(
@@ -454,33 +453,7 @@ async def test_statfs_shows_the_cache(kernel: Kernel) -> None:
     assert 0 < free <= blocks
 
 
-# ---------------------------------------------------------------- waiting and going away
-
-
-async def test_a_caller_that_was_told_to_stop_is_let_go(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    forever = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([forever]))
-    kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6)
-    await asyncio.sleep(0)
-    kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(999))  # of a request answered long ago
-    kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(6))
-    await asyncio.sleep(0.01)
-    assert kernel.device.answers == [(6, errno.EINTR, b"")]
-
-
-async def test_a_signal_that_means_nothing_does_not_fail_a_read(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ready: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.shield(ready))
-    kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6, pid=os.getpid())  # no stop signal waits for this process
-    await asyncio.sleep(0)
-    kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(6), pid=os.getpid())
-    await asyncio.sleep(0.01)
-    assert kernel.device.answers == []
-    ready.set_result(Listing("/", None))
-    await asyncio.sleep(0.01)
-    assert [error for _, error, _ in kernel.device.answers] == [0]
+# ---------------------------------------------------------------- going away
 
 
 async def test_what_still_waits_is_answered_when_the_server_stops(

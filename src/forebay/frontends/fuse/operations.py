@@ -17,7 +17,8 @@ from forebay.errors import IsADirectory, NameTooLong, NotADirectory, StaleVersio
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.device import Device
-from forebay.frontends.fuse.handles import Handles
+from forebay.frontends.fuse.failures import Failures
+from forebay.frontends.fuse.handles import AnyFile, Handles
 from forebay.frontends.fuse.nodes import ABSENCE_S_MAX, NODES_MAX, PRUNED, Node, NodeTable
 from forebay.frontends.fuse.server import Answer, Handler
 from forebay.frontends.fuse.wire import Owner, Request
@@ -61,6 +62,7 @@ class Operations:
         self.nodes = NodeTable(root)
         self.handles = Handles(device)
         self.writing = Writing(fs, self, self.nodes, self.handles)
+        self._failures = Failures()
         self.on_crowd: Callable[[list[Node]], None] = lambda _: None  # told of nodes that the kernel should forget
         self._crowd = NODES_MAX  # more nodes than this are a crowd
         self._folders: dict[int, tuple[Listing, _KernelNames | None]] = {}  # open ones, and the copy that they fill
@@ -217,9 +219,19 @@ class Operations:
         data = file.read_now(offset, size)
         if data is None:
             self.handles.served_from["reads that waited"] += 1
-            return file.read(offset, size)
+            return self._read(request.pid, request.nodeid, file, offset, size)
         self.handles.served_from["reads at once"] += 1
         return data
+
+    async def _read(self, pid: int, ino: int, file: AnyFile, offset: int, size: int) -> Buffer:
+        began = self._fs.monotonic()
+        if code := self._failures.repeated(pid, ino, began):
+            raise OSError(code, "a read of it has failed just now")
+        try:
+            return await file.read(offset, size)
+        except OSError as error:
+            self._failures.add(pid, ino, error.errno or errno.EIO, began=began, now=self._fs.monotonic())
+            raise
 
     def release(self, request: Request) -> Answer:
         """RELEASE: the kernel does not wait for the answer."""

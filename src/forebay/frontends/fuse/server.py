@@ -1,7 +1,7 @@
 """The request loop of one mount: each request gets exactly one answer, and nothing waits for anything else.
 
 A handler answers at once (bytes), later (a coroutine, which becomes a task), or never (None: FORGET and its like).
-What it raises becomes an errno.  A task is cancelled when the kernel says that its caller was told to stop.
+What it raises becomes an errno.  A task is cancelled when its caller was told to stop.
 
 *Callers*: the event loop, when the device is readable.  *Locks*: none.  *Awaits*: nothing itself; tasks await the
 file system.  *Invariants*: one answer per request, also when a handler fails, is cancelled, or the mount ends.
@@ -14,7 +14,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from pathlib import Path
 from types import CoroutineType
 from typing import cast
 
@@ -24,6 +23,7 @@ from forebay.clock import Clock
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.busywait import BusyWait
 from forebay.frontends.fuse.device import Device, Gone
+from forebay.frontends.fuse.waiters import Waiters
 from forebay.frontends.fuse.wire import Request
 from forebay.types import Buffer
 
@@ -33,7 +33,6 @@ Answer = Buffer | Coroutine[None, None, Buffer] | None
 Handler = Callable[[Request], Answer]
 
 REQUESTS_PER_TURN = 32  # then tasks and timers have theirs; the device stays readable
-_STOP_SIGNALS = sum(1 << number - 1 for number in (1, 2, 3, 9, 15))  # HUP INT QUIT KILL TERM
 
 
 class Server:
@@ -53,7 +52,7 @@ class Server:
         self._handlers = dict(handlers) | {abi.Opcode.INTERRUPT: self._interrupt}
         self._refused = refused
         self._on_end = on_end
-        self._tasks: dict[int, tuple[asyncio.Task[Buffer], int]] = {}  # by unique: the task, and who waits
+        self._waiters = Waiters()
         self.requests: Counter[int] = Counter()  # by opcode
         self._serving = False
 
@@ -65,10 +64,7 @@ class Server:
     async def stop(self) -> None:
         """Stop to serve, and answer what still waits with EINTR.  The device stays open."""
         self._stop_reading()
-        tasks = [task for task, _ in self._tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._waiters.end()
 
     def _stop_reading(self) -> None:
         if self._serving:
@@ -83,7 +79,7 @@ class Server:
                     return
                 self.serve(data)
                 # Not by reading until there is nothing: CPython makes an error of that, with its text, and drops it.
-                if not self._busy_wait.wait(patient=not self._tasks):
+                if not self._busy_wait.wait(patient=not self._waiters):
                     return
         except Gone:
             self._stop_reading()
@@ -115,7 +111,7 @@ class Server:
             return
         elif isinstance(answer, CoroutineType):  # not Coroutine: asking an abstract class costs 0.5 us
             task = asyncio.create_task(answer, name=f"fuse {opcode} {unique}")
-            self._tasks[unique] = task, request.pid
+            self._waiters.add(unique, task, request.pid)
             task.add_done_callback(partial(self._finish, unique, opcode))
         else:
             payload = cast("Buffer", answer)
@@ -123,7 +119,7 @@ class Server:
 
     def _finish(self, unique: int, opcode: int, task: asyncio.Task[Buffer]) -> None:
         # As a callback, since a task that is cancelled before its first step runs no line of its own.
-        del self._tasks[unique]
+        self._waiters.remove(unique)
         if task.cancelled():
             self._device.write(wire.pack_error(unique, errno.EINTR))
         elif (error := task.exception()) is not None:
@@ -133,11 +129,7 @@ class Server:
             self._device.write(wire.pack_reply(unique, len(payload)), payload)
 
     def _interrupt(self, request: Request) -> None:
-        """Let a caller go that was told to stop; a mere SIGCHLD or timer is no reason to fail its read."""
-        (unique,) = abi.INTERRUPT_IN.unpack_from(request.body)
-        task, pid = self._tasks.get(unique, (None, 0))
-        if task is not None and (pid == 0 or pending_signals(pid) & _STOP_SIGNALS):
-            task.cancel()
+        self._waiters.interrupt(*abi.INTERRUPT_IN.unpack_from(request.body))
 
 
 def errno_of(error: BaseException, opcode: int) -> int:
@@ -149,13 +141,3 @@ def errno_of(error: BaseException, opcode: int) -> int:
         return errno.EINVAL
     log.error("fuse.handler_failed", opcode=opcode, exc_info=error)
     return errno.EIO
-
-
-def pending_signals(pid: int) -> int:
-    """Signals that wait for a thread or its process, as a mask with signal 1 in bit 0; all, if it cannot be told."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return -1
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
