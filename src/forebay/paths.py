@@ -3,6 +3,8 @@
 Names hold any other character, newlines and undecodable bytes (as surrogate escapes) included.
 """
 
+from collections.abc import Iterable
+
 from forebay.errors import Invalid, NameTooLong
 
 NAME_BYTES_MAX = 255  # NAME_MAX of Linux, limits.h
@@ -74,3 +76,20 @@ def relative(path: str, folder: str) -> str:
     ('b/c', '', 'a')
     """
     return path[len(folder) :].lstrip("/") if folder != "/" else path[1:]
+
+
+def shown(local_path: str, folders: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """Where the tree has a local path: a folder of the tree, and the rest of the path below it.  None: nowhere.
+
+    Args:
+        local_path: absolute.
+        folders: local folders, and the folders of the tree that they show.
+
+    >>> shown("/mnt/a/b", [("/mnt", "/data"), ("/mnt/a/", "/in")]), shown("/mn", [("/mnt", "/data")])
+    (('/in', '/b'), None)
+    """
+    fitting = [(local.rstrip("/"), tree) for local, tree in folders if is_within(local_path, local.rstrip("/") or "/")]
+    if not fitting:
+        return None
+    local, tree = max(fitting, key=lambda pair: len(pair[0]))
+    return tree, local_path[len(local) :]

@@ -420,6 +420,12 @@ async def test_asyncio_programs_have_the_same(
     await fs.remove("/data/in/y", recursive=True)
     with pytest.raises(NotFound):
         await fs.read("/data/in/y/u")
+    assert [await fs.exists(path) for path in ("/data/in/a.txt", "/data/in/y/u")] == [True, False]
+    with pytest.raises(Invalid, match="in no local folder"):
+        await fs.virtual(mounted)
+    async with await fs.open("/data/in/x/new", "r+b") as file:
+        await file.truncate(3)
+    assert (mounted / "x" / "new").read_bytes() == b"012"
     fs.close()
 
 
@@ -557,6 +563,21 @@ def test_a_job_is_told_and_belongs_to_its_process(fs: FileSystem, small: list[st
         job.advance(1)
     with pytest.raises(Invalid, match="closed"):
         job.advance(1)
+
+
+async def test_an_asyncio_program_announces_too(fs: FileSystem, forebay_home: Path, small: list[str]) -> None:
+    programs = AsyncFileSystem(forebay_home)
+    async with await programs.job("training") as job:
+        await asyncio.gather(job.announce(small), job.announce(["forebay://data/in/a.txt"]), job.advance(10))
+        with pytest.raises(Invalid, match="not an absolute path"):
+            await job.announce(["relative"])
+    with pytest.raises(Invalid, match="closed"):
+        await job.advance(1)
+    lost = await programs.job("training")
+    kill_daemon(forebay_home)
+    with pytest.raises(Unavailable, match="make another one"):
+        await lost.announce(["/data/in/a.txt"])
+    programs.close()
 
 
 def test_a_job_that_lost_its_daemon_says_so(fs: FileSystem, forebay_home: Path) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from forebay.cache.pagefile import Descriptor
 from forebay.vfs.drafts import AnyFile
-from forebay.vfs.entries import FileEntry, Found
+from forebay.vfs.entries import FileEntry, Found, is_link
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.openfile import OpenFile
 
@@ -69,7 +69,7 @@ class Shelf:
                 return kept.opened
             self._forget(path)
         found = self._peek(path)
-        if found is None or not isinstance(found.entry, FileEntry):
+        if found is None or not isinstance(found.entry, FileEntry) or is_link(found.entry):
             return None
         return self._open_new(path, found, found.entry, now)
 
