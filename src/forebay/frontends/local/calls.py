@@ -224,7 +224,7 @@ class Calls:
 
     async def _announce(self, caller: Caller, fields: Json, data: bytes) -> Answer:
         wanted = data.decode("utf-8", "surrogateescape").split("\0") if data else []
-        self._job(caller).announce([paths.normalize(path) for path in wanted])
+        self._job(caller).announce(paths.normalize_all(wanted))
         return Answer()
 
     async def _advance(self, caller: Caller, fields: Json, _: bytes) -> Answer:
