@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import io
+import json
 import mmap
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,6 +144,28 @@ def test_a_changed_file_is_seen_when_its_name_is_asked_for_again(fs: FileSystem,
     with fs.open("/data/in/a.txt", "wb") as file:
         file.write(b"here\n")
     assert fs.read("/data/in/a.txt") == b"here\n"
+
+
+def test_what_programs_read_is_counted_as_whatever_readers_read(
+    fs: FileSystem, forebay: RunForebay, mounted: Path, small: list[str]
+) -> None:
+    def opens(names: list[str]) -> list[bytes]:
+        return [fs.open(name).read() for name in names]
+
+    def report() -> dict[str, Any]:
+        (found,) = json.loads(forebay("report", "--since", "1m", "--json").out)
+        return dict(found)
+
+    expected = native(mounted, small)
+    size = sum(map(len, expected))
+    assert fs.read_many(small) == expected
+    seen = report()
+    for read in (fs.read_many, fs.read_many, opens):
+        before = seen
+        assert read(small) == expected
+        seen = report()
+        assert (seen["hits"] - before["hits"], seen["read"] - before["read"]) == (SMALL, size)
+        assert (seen["opened_files"], seen["opened_bytes"]) == (SMALL, size)
 
 
 # ---------------------------------------------------------------- one file

@@ -94,7 +94,7 @@ def sentences(finding: Finding, opened: float, cached: float, capacity: float) -
         yield f"The store is not the bottleneck: {waited}. What computes is, or the local disk."
     yield f"The cache gave {finding.cache_share:.0%} of the bytes read."
     yield _gain(finding)
-    held = f"{format_size(cached)} of this mount are cached, {format_size(opened)} of it were opened since it began."
+    held = f"{format_size(cached)} of this mount are cached; {format_size(opened)} of different files were opened."
     if finding.goal_cache_bytes is None or not finding.is_data_bound:
         yield held
         return

@@ -31,7 +31,7 @@ class Host(Protocol):
         ...
 
     def reopen(self, entry: FileEntry, file: CachedFile, local_id: int) -> bool:
-        """Open a file that was closed once more, if all of it is cached still."""
+        """Open a file that was closed once more, and count it as read whole; False if not all of it is cached still."""
         ...
 
 
@@ -110,9 +110,12 @@ class OpenFile:
             self._streams = Streams(self.entry.size)
         return self._streams.advance(offset, size, self._file.window_max)
 
-    def passed(self) -> None:
-        """The kernel reads the file by itself from now on, and tells nobody: it counts as read whole, once more."""
-        self._file.count_read(self.entry.mount.traffic, self.entry.size)
+    def passed(self, offset: int = 0) -> None:
+        """The kernel or a program reads the local file by itself from now on, and tells nobody.
+
+        It counts as read to its end, once more.
+        """
+        self._file.count_read(self.entry.mount.traffic, max(self.entry.size - offset, 0))
 
     def close(self) -> None:
         """Give the file back."""
@@ -122,5 +125,8 @@ class OpenFile:
         self.entry.mount.open_files -= 1
 
     def reopen(self) -> bool:
-        """Open a file once more that was complete when it was closed; False if its local file is no more."""
+        """Open a file that was complete when it was closed once more, for a program that reads it whole by itself.
+
+        False if its local file is no more.
+        """
         return self._host.reopen(self.entry, self._file, self.local_id)

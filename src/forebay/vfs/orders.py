@@ -61,8 +61,8 @@ class Host(Protocol):
         """A lookup from memory."""
         ...
 
-    async def stat(self, path: str) -> Entry:
-        """The entry at a path."""
+    async def stat(self, path: str, *, ahead: bool = False) -> Entry:
+        """The entry at a path; `ahead`: no reader waits for it."""
         ...
 
     def dataset(self, mount: Mount, key: str) -> Dataset:
@@ -399,7 +399,7 @@ class Job:
 
     async def _ask(self, position: int, path: str) -> None:
         try:
-            entry = await self._orders.host.stat(path)
+            entry = await self._orders.host.stat(path, ahead=True)
         except FsError as error:
             log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
             return

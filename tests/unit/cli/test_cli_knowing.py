@@ -231,8 +231,8 @@ def test_the_report_tells_the_phases_and_what_they_mean(admin: AdminServer, fore
         "Data is the bottleneck: readers waited for the store in 45% of the time.",
         "The cache gave 80% of the bytes read.",
         "With all of it cached it would be 1.6 times as fast, from 25.0 MiB/s to 40.0 MiB/s.",
-        "95% of that takes a cache of 2.9 GiB. 1000.0 MiB of this mount are cached, 3.9 GiB of it were opened since it "
-        "began.",
+        "95% of that takes a cache of 2.9 GiB. 1000.0 MiB of this mount are cached; 3.9 GiB of different files were "
+        "opened.",
         "The cache may hold 2.0 GiB: give it more with the setting cache_dirs.",
     ]
 

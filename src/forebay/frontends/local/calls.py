@@ -21,6 +21,7 @@ from forebay.vfs.entries import Entry, FileEntry, is_link
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.links import Links, LocalFolders
 from forebay.vfs.modes import touch
+from forebay.vfs.openfile import OpenFile
 
 ROWS = 2 * FILES_MAX  # entries of a listing in one frame
 
@@ -135,8 +136,8 @@ class Calls:
 
     async def _list(self, fields: Json) -> AsyncGenerator[list[Json], None]:
         path = _path(fields)
-        listing = await self._fs.open_folder(await self._links.place(path))
-        async for some in listing.batches(ROWS):
+        listing = await self._fs.open_folder(await self._links.place(path), reads=True)
+        async for some in listing.batches(ROWS, listing.counted(self._fs.monotonic)):
             yield [row_of(entry, paths.join(path, name)) for name, entry in some]
 
     async def _walk(self, fields: Json) -> AsyncGenerator[list[Json], None]:
@@ -185,6 +186,8 @@ class Calls:
         except BaseException:
             file.close()
             raise
+        if local is not None and isinstance(file, OpenFile):
+            file.passed()
         head = row_of(file.entry, path) | {"handle": caller.session.add(file)}
         return Answer(head, files=() if local is None else (local,))
 
@@ -192,7 +195,9 @@ class Calls:
         """Bytes of a file that is not whole here; with a descriptor once it is."""
         file, offset, size = caller.session.file(fields.get("handle")), _whole(fields, "offset"), _whole(fields, "size")
         data = await file.read(offset, min(size, PIECE_BYTES))
-        local = file.reader() if not isinstance(file, OpenDraft) else None
+        local = file.reader() if isinstance(file, OpenFile) else None
+        if local is not None and isinstance(file, OpenFile):
+            file.passed(offset + len(data))
         return Answer(data=data, files=() if local is None else (local,))
 
     async def _write(self, caller: Caller, fields: Json, data: bytes) -> Answer:
