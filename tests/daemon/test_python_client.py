@@ -153,7 +153,7 @@ def test_what_programs_read_is_counted_as_whatever_readers_read(
         return [fs.open(name).read() for name in names]
 
     def report() -> dict[str, Any]:
-        (found,) = json.loads(forebay("report", "--since", "1m", "--json").out)
+        (found,) = json.loads(forebay("report", "--since", "1h", "--json").out)
         return dict(found)
 
     expected = native(mounted, small)

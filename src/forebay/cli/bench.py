@@ -237,7 +237,7 @@ def _read(
     place: str, names: list[list[str]], plan: _Plan, socket: str | None = None, *, done: list[Done] | None = None
 ) -> Pass:
     """Have all workers read at once; `done` gets what each of them did."""
-    note(f"reading from {place}, for {duration_text(plan.seconds)} at most")
+    note(f"reading from {PLACES[place]}, for {duration_text(plan.seconds)} at most")
     clock = SystemClock()
     works = [Work(share, plan.batch, plan.decode, plan.seconds, socket) for share in names]
     with contextlib.ExitStack() as stack:

@@ -338,14 +338,10 @@ class FileSystem:
         await self.metadata.settle()
 
     def reopen(self, entry: FileEntry, file: CachedFile, local_id: int) -> bool:
-        """Open a file that was closed once more, for a program that reads it by itself (openfile.Host)."""
+        """Open a file that was closed once more, if all of it is cached still (openfile.Host)."""
         if not self.cache.reopen(file, local_id):
             return False
         entry.mount.open_files += 1
-        traffic = entry.mount.traffic
-        traffic.hits += 1
-        traffic.opened.add((entry.key, entry.version), entry.size)
-        file.count_read(traffic, entry.size)
         if self.orders.jobs:
             self.orders.opened(file)
         if self.prefetcher.is_running:

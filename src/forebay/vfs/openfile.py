@@ -117,6 +117,13 @@ class OpenFile:
         """
         self._file.count_read(self.entry.mount.traffic, max(self.entry.size - offset, 0))
 
+    def passed_again(self) -> None:
+        """One more open of the complete local file by the kernel or a program: a hit, and it counts as read whole."""
+        entry, traffic = self.entry, self.entry.mount.traffic
+        traffic.hits += 1
+        traffic.opened.add((entry.key, entry.version), entry.size)
+        self.passed()
+
     def close(self) -> None:
         """Give the file back."""
         if self._has_read:
@@ -125,8 +132,5 @@ class OpenFile:
         self.entry.mount.open_files -= 1
 
     def reopen(self) -> bool:
-        """Open a file that was complete when it was closed once more, for a program that reads it whole by itself.
-
-        False if its local file is no more.
-        """
+        """Open a file once more that was complete when it was closed; False if its local file is no more."""
         return self._host.reopen(self.entry, self._file, self.local_id)

@@ -64,7 +64,9 @@ class Shelf:
         if kept is not None:
             # `_now_turn`, written out: every read of a small file comes by here.
             is_current = kept.turn == self._turn + self._fs.metadata.changed_turn and now < kept.until
-            if (is_current or self._is_same(kept, path, now)) and kept.opened.file.reopen():
+            file = kept.opened.file
+            if (is_current or self._is_same(kept, path, now)) and isinstance(file, OpenFile) and file.reopen():
+                file.passed_again()
                 kept.was_opened = True
                 return kept.opened
             self._forget(path)
