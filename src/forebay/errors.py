@@ -91,6 +91,12 @@ class NameTooLong(FsError):
     ERRNO, http_status = errno.ENAMETOOLONG, 400
 
 
+class LinkLoop(FsError):
+    """Symbolic links lead to each other, or there are too many on one path."""
+
+    ERRNO, http_status = errno.ELOOP, 508
+
+
 class Unsupported(FsError):
     """This store or mount cannot do that."""
 

@@ -7,7 +7,7 @@ The order read is never changed, and whatever fails here, the program goes on: i
 announced, after one warning that says why.  Paths outside Forebay are passed on and not announced.
 
 *Callers*: one thread of one process; a copy in a forked or spawned process announces an order of its own, or none.
-*Awaits*: the daemon, a fraction of a millisecond for a thousand paths.  *On crash*: the daemon forgets the order.
+*Awaits*: the daemon, some milliseconds for a thousand paths.  *On crash*: the daemon forgets the order.
 """
 
 import os
@@ -29,7 +29,11 @@ Files = Name | Iterable[Name]
 
 AHEAD = 1_000_000
 """Samples announced beyond the one that is read: about 50 MB here and 20 MB in the daemon, when there are so many."""
-STEP = 1_000  # samples told at a time: about a millisecond
+STEP = 1_000  # samples told at a time: some milliseconds
+BURST = 10_000  # samples told as fast as can be, when an order begins
+PACE = 32
+"""Samples told for each that is handed out, after that.  At full speed a million of them hold up a loader's first
+batches for seconds; so they hold up nobody, and are told when a 32nd of them has been read."""
 HANDED_OUT = 8  # samples: how far it is, is told no oftener; few, since one may be a file of 100 MB
 
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -172,6 +176,7 @@ class Window(Generic[T]):
         self._counts: deque[int] = deque()  # of each item: how many files were announced
         self._next: deque[int] = deque()  # the same of the following pass, as far as it was announced in this one
         self._samples = 0  # announced and not handed out; an item without files counts as one
+        self._credit = BURST  # so many more may be announced before the next is handed out
 
     def walk(self, items: Iterable[T], following: Callable[[], Iterable[T]] = tuple) -> Iterator[T]:
         """The items, in their order.
@@ -185,15 +190,17 @@ class Window(Generic[T]):
         known, self._next = self._next, deque()
         is_whole = False
         while True:
-            if not is_whole and (self._samples < self._ahead or not self._items or known):
+            may_tell = self._samples < self._ahead and self._credit > 0
+            if not is_whole and (may_tell or not self._items or known):
                 is_whole = not self._draw(source, known)
-            elif is_whole and self._samples < self._ahead:
+            elif is_whole and may_tell:
                 after = iter(following()) if after is None else after
                 self._draw_after(after)
             if not self._items:
                 break
             count = self._counts.popleft()
             self._samples -= max(1, count)
+            self._credit = min(self._credit + PACE, BURST)
             self._announcer.hand_out(count)
             yield self._items.popleft()
         self._announcer.hand_out(0, at_most=0)
@@ -231,6 +238,7 @@ class Window(Generic[T]):
         found = self._announcer.find(item)
         told += found
         self._samples += max(1, len(found))
+        self._credit -= max(1, len(found))
         return len(found)
 
 

@@ -3,6 +3,8 @@
 Names hold any other character, newlines and undecodable bytes (as surrogate escapes) included.
 """
 
+from collections.abc import Iterable, Sequence
+
 from forebay.errors import Invalid, NameTooLong
 
 NAME_BYTES_MAX = 255  # NAME_MAX of Linux, limits.h
@@ -29,6 +31,26 @@ def normalize(path: str) -> str:
         if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
             raise NameTooLong(f"a name in {path[:80]!r}... is longer than {NAME_BYTES_MAX} bytes", path=path)
     return "/" + "/".join(names)
+
+
+def normalize_all(names: Sequence[str]) -> Sequence[str]:
+    """`normalize` of each; where all of them are ASCII and normal already, at a tenth of its cost.
+
+    Raises what `normalize` raises.
+
+    >>> normalize_all(["/a/b", "/c"]), normalize_all(["/a", "/b/./c"]), normalize_all(["/", "/a"])
+    (['/a/b', '/c'], ['/a', '/b/c'], ['/', '/a'])
+    """
+    text = "\0".join(names)
+    is_normal = (
+        text.isascii()
+        and text.startswith("/")
+        and not text.endswith("/")
+        and not any(odd in text for odd in ("//", "/.", "/\0"))
+        and text.count("\0") == text.count("\0/") == len(names) - 1
+        and max(map(len, names)) <= NAME_BYTES_MAX
+    )
+    return names if is_normal else [normalize(name) for name in names]
 
 
 def check_name(name: str) -> None:
@@ -74,3 +96,20 @@ def relative(path: str, folder: str) -> str:
     ('b/c', '', 'a')
     """
     return path[len(folder) :].lstrip("/") if folder != "/" else path[1:]
+
+
+def shown(local_path: str, folders: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """Where the tree has a local path: a folder of the tree, and the rest of the path below it.  None: nowhere.
+
+    Args:
+        local_path: absolute.
+        folders: local folders, and the folders of the tree that they show.
+
+    >>> shown("/mnt/a/b", [("/mnt", "/data"), ("/mnt/a/", "/in")]), shown("/mn", [("/mnt", "/data")])
+    (('/in', '/b'), None)
+    """
+    fitting = [(local.rstrip("/"), tree) for local, tree in folders if is_within(local_path, local.rstrip("/") or "/")]
+    if not fitting:
+        return None
+    local, tree = max(fitting, key=lambda pair: len(pair[0]))
+    return tree, local_path[len(local) :]

@@ -3,7 +3,8 @@
     data = ImageFolder("/mnt/fuse/imagenet/train")
     loader = DataLoader(data, batch_size=256, sampler=LookaheadSampler(RandomSampler(data)), num_workers=8)
 
-`LookaheadSampler` wraps any sampler; `Lookahead` does the same for paths, in an `IterableDataset` or a DataPipe.
+`LookaheadSampler` wraps any sampler; `Lookahead` does the same for paths in an `IterableDataset`, and `LookaheadPipe`
+for those that come through DataPipes: there each worker announces what it will read itself.
 Whatever fails in telling, the training goes on, after one warning.  Needs PyTorch 2.0 or newer.
 """
 
@@ -16,12 +17,12 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import BatchSampler, ConcatDataset, Dataset, Sampler, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, Dataset, IterDataPipe, Sampler, Subset
 from torch.utils.data.distributed import DistributedSampler
 
 from forebay.lookahead import AHEAD, Announcer, Files, Lookahead, Name, Window
 
-__all__ = ["Lookahead", "LookaheadSampler", "files_of"]
+__all__ = ["Lookahead", "LookaheadPipe", "LookaheadSampler", "files_of"]
 
 T = TypeVar("T")
 
@@ -174,6 +175,27 @@ class LookaheadSampler(Sampler[T]):
         inner.set_epoch(self._announced_epoch)
         found: Iterable[T] = following
         return found
+
+
+class LookaheadPipe(IterDataPipe[T]):
+    """The items of a DataPipe in their order, whose files are announced before they are reached; see `Lookahead`.
+
+    Put it behind what shuffles and shards paths, and before what opens them.  A `Lookahead` there would hide these
+    from PyTorch, and each worker would read everything.
+    """
+
+    def __init__(
+        self, source: "IterDataPipe[T]", files: Callable[[T], Files] | None = None, *, ahead: int = AHEAD
+    ) -> None:
+        self._source = source  # itself an attribute: there PyTorch looks for the pipes that it shuffles and shards
+        self._files = files
+        self._ahead = ahead
+
+    def __iter__(self) -> Iterator[T]:
+        yield from Lookahead(self._source, self._files, ahead=self._ahead)
+
+    def __len__(self) -> int:
+        return len(self._source)
 
 
 def files_of(dataset: Dataset[Any]) -> Callable[[int], Sequence[Name]]:

@@ -1,5 +1,6 @@
 """Libraries that speak fsspec read real data by `forebay://`, and write where that is natural, as users call them."""
 
+import asyncio
 import io
 import json
 import tarfile
@@ -12,9 +13,10 @@ import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from forebay.client.spec import ForebayFileSystem
-from forebay.errors import Invalid
+from forebay.errors import Unsupported
 from forebay.testing.daemons import RunForebay
 
 ROWS = 1_000
@@ -195,6 +197,67 @@ def test_a_mount_of_forebay_inside_forebay_is_refused(forebay: RunForebay, mount
     assert "this daemon's own tree" in ran.err
 
 
-def test_transactions_are_refused_in_words(spec: ForebayFileSystem) -> None:
-    with pytest.raises(Invalid, match="no transactions"), spec.transaction:
-        spec.open("/data/in/x", "wb")
+def test_what_a_transaction_writes_is_there_when_it_ends_and_not_before(
+    spec: ForebayFileSystem, mounted: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "local").write_bytes(b"put")
+    spec.pipe("/data/in/log", b"1")
+    with spec.transaction:
+        with spec.open("/data/in/a.txt", "wb") as file:
+            file.write(b"new")
+        with spec.open("/data/in/text", "w", encoding="latin-1") as text:
+            text.write("f\xfcr")
+        with spec.open("/data/in/log", "ab") as file:
+            file.write(b"2")
+        still_open = spec.open("/data/in/made/open", "w+b")
+        still_open.write(b"xy")
+        assert (still_open.seek(0), still_open.read()) == (0, b"xy")
+        spec.pipe("/data/in/piped", b"piped")
+        spec.put(str(tmp_path / "local"), "/data/in/put")
+        assert spec.cat("/data/in/a.txt") == b"hello\n"
+        assert not any(map(spec.exists, ["/data/in/text", "/data/in/made", "/data/in/piped", "/data/in/put"]))
+    written = {"a.txt": b"new", "text": b"f\xfcr", "log": b"12", "made/open": b"xy", "piped": b"piped", "put": b"put"}
+    assert {name: (mounted / name).read_bytes() for name in written} == written
+    spec.pipe("/data/in/after", b"at once")
+    assert (mounted / "after").read_bytes() == b"at once"
+
+
+def test_a_transaction_that_fails_leaves_everything_as_it_was(spec: ForebayFileSystem, mounted: Path) -> None:
+    def write_and_fail() -> None:
+        spec.pipe("/data/in/a.txt", b"new")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), spec.transaction:
+        write_and_fail()
+    with pytest.raises(Unsupported, match="within a transaction"), spec.transaction:
+        spec.open("/data/in/a.txt", "r+b")
+    assert (mounted / "a.txt").read_bytes() == b"hello\n"
+    spec.start_transaction()
+    spec.pipe("/data/in/x", b"x", mode="create")
+    (mounted / "x").write_bytes(b"by another")
+    spec.invalidate_cache("/data/in/x")
+    with pytest.raises(FileExistsError):
+        spec.end_transaction()
+    assert (mounted / "x").read_bytes() == b"by another"
+
+
+def test_a_file_may_be_committed_by_hand(spec: ForebayFileSystem, mounted: Path) -> None:
+    kept, dropped = (spec.open(f"/data/in/{name}", "wb", autocommit=False) for name in ("kept", "dropped"))
+    for file in (kept, dropped):
+        file.write(b"bytes")
+        file.close()
+    kept.commit()
+    dropped.discard()
+    assert (mounted / "kept").read_bytes() == b"bytes"
+    assert not (mounted / "dropped").exists()
+    with spec.open("/data/in/kept", "rb", autocommit=False) as file:
+        assert file.read() == b"bytes"
+
+
+async def test_who_wants_coroutines_wraps_it(spec: ForebayFileSystem, mounted: Path) -> None:
+    blocking = fsspec.filesystem("forebay", home=str(spec.forebay.home), asynchronous=True)
+    assert not blocking.async_impl
+    waiting = AsyncFileSystemWrapper(blocking, asynchronous=True)
+    await waiting._pipe_file("/data/in/new", b"0123")
+    assert await asyncio.gather(*(waiting._cat_file("/data/in/new", 1, 3) for _ in range(8))) == [b"12"] * 8
+    assert (await waiting._info("/data/in/new"))["size"] == 4

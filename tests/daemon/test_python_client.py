@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import io
+import json
 import mmap
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,6 +144,28 @@ def test_a_changed_file_is_seen_when_its_name_is_asked_for_again(fs: FileSystem,
     with fs.open("/data/in/a.txt", "wb") as file:
         file.write(b"here\n")
     assert fs.read("/data/in/a.txt") == b"here\n"
+
+
+def test_what_programs_read_is_counted_as_whatever_readers_read(
+    fs: FileSystem, forebay: RunForebay, mounted: Path, small: list[str]
+) -> None:
+    def opens(names: list[str]) -> list[bytes]:
+        return [fs.open(name).read() for name in names]
+
+    def report() -> dict[str, Any]:
+        (found,) = json.loads(forebay("report", "--since", "1h", "--json").out)
+        return dict(found)
+
+    expected = native(mounted, small)
+    size = sum(map(len, expected))
+    assert fs.read_many(small) == expected
+    seen = report()
+    for read in (fs.read_many, fs.read_many, opens):
+        before = seen
+        assert read(small) == expected
+        seen = report()
+        assert (seen["hits"] - before["hits"], seen["read"] - before["read"]) == (SMALL, size)
+        assert (seen["opened_files"], seen["opened_bytes"]) == (SMALL, size)
 
 
 # ---------------------------------------------------------------- one file
@@ -420,6 +444,12 @@ async def test_asyncio_programs_have_the_same(
     await fs.remove("/data/in/y", recursive=True)
     with pytest.raises(NotFound):
         await fs.read("/data/in/y/u")
+    assert [await fs.exists(path) for path in ("/data/in/a.txt", "/data/in/y/u")] == [True, False]
+    with pytest.raises(Invalid, match="in no local folder"):
+        await fs.virtual(mounted)
+    async with await fs.open("/data/in/x/new", "r+b") as file:
+        await file.truncate(3)
+    assert (mounted / "x" / "new").read_bytes() == b"012"
     fs.close()
 
 
@@ -557,6 +587,21 @@ def test_a_job_is_told_and_belongs_to_its_process(fs: FileSystem, small: list[st
         job.advance(1)
     with pytest.raises(Invalid, match="closed"):
         job.advance(1)
+
+
+async def test_an_asyncio_program_announces_too(fs: FileSystem, forebay_home: Path, small: list[str]) -> None:
+    programs = AsyncFileSystem(forebay_home)
+    async with await programs.job("training") as job:
+        await asyncio.gather(job.announce(small), job.announce(["forebay://data/in/a.txt"]), job.advance(10))
+        with pytest.raises(Invalid, match="not an absolute path"):
+            await job.announce(["relative"])
+    with pytest.raises(Invalid, match="closed"):
+        await job.advance(1)
+    lost = await programs.job("training")
+    kill_daemon(forebay_home)
+    with pytest.raises(Unavailable, match="make another one"):
+        await lost.announce(["/data/in/a.txt"])
+    programs.close()
 
 
 def test_a_job_that_lost_its_daemon_says_so(fs: FileSystem, forebay_home: Path) -> None:

@@ -73,6 +73,65 @@ def test_a_shuffled_epoch_reads_each_object_once_in_the_announced_order_ahead_of
         world.forebay("fs", "unmount", "/data/ordered")
 
 
+BY_WORKERS = """
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data.datapipes.iter import FileOpener, IterableWrapper, StreamReader
+from forebay.torch import Lookahead, LookaheadPipe
+
+class Files(IterableDataset):
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __iter__(self):
+        worker = get_worker_info()
+        for path in Lookahead(self.paths[worker.id :: worker.num_workers]):
+            with open(path, "rb") as file:
+                yield path, file.read()
+
+paths = [os.path.join(argv[1], name) for name in sorted(os.listdir(argv[1]), key=int)]
+if argv[2] == "IterableDataset":
+    data = Files(paths)
+else:
+    data = StreamReader(FileOpener(LookaheadPipe(IterableWrapper(paths).sharding_filter()), mode="rb"))
+steps = iter(DataLoader(data, batch_size=None, num_workers=2))
+seen = [next(steps)]
+print("trains", flush=True)
+sys.stdin.readline()
+print(sorted(int(data) for _, data in [*seen, *steps]) == list(range(len(paths))), flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["IterableDataset", "DataPipe"])
+def test_two_workers_announce_their_parts_and_each_object_is_read_once_ahead_of_them(
+    world: World, s3: SeaweedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(PICTURES):
+        (folder / str(number)).write_text(str(number))
+    bucket = f"parts-{way.lower()}"
+    world.bucket(bucket, folder)
+    for name, value in world.environ().items():
+        monkeypatch.setenv(name, value)
+    with FaultProxy(s3.port) as proxy:
+
+        def fetched() -> list[int]:
+            asked = [request.target for request in list(proxy.seen) if request.method == "GET"]
+            return [int(found[1]) for target in asked if (found := re.match(rf"/{bucket}/files/(\d+)", target))]
+
+        mounted = world.mount(bucket, endpoint=proxy.endpoint)
+        with Reader(BY_WORKERS, mounted / "files", way) as training:
+            assert training.line() == "trains"
+            # Two workers hold two files each, and one is trained on.
+            wait_until(lambda: len(fetched()) > 10, "the daemon is ahead of the loader", timeout_s=60)
+            assert training.ask("go on") == "True"
+        assert Counter(fetched()) == Counter(range(PICTURES)), "each object once"
+        for worker in range(2):
+            part = [number // 2 for number in fetched() if number % 2 == worker]
+            assert max(abs(place - number) for place, number in enumerate(part)) <= ASKED_AT_ONCE
+        world.forebay("fs", "unmount", f"/data/{bucket}")
+
+
 @pytest.mark.parametrize("way", ["sampler", "batch_sampler"])
 def test_torchdatas_loader_resumes_at_every_step_of_an_epoch(data: Path, script: Script, way: str) -> None:
     code = """

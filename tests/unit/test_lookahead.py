@@ -12,7 +12,7 @@ from recorder import MNT, Recorder, daemon, local, virtual
 
 from forebay import lookahead
 from forebay.errors import Unavailable
-from forebay.lookahead import STEP, Lookahead
+from forebay.lookahead import BURST, PACE, STEP, Lookahead
 
 __all__ = ["daemon"]  # a fixture
 
@@ -31,6 +31,23 @@ def test_everything_is_announced_before_it_is_reached_and_no_more_than_so_far_ah
         assert number < len(daemon.announced) <= number + ahead + STEP
     assert daemon.announced == virtual(range(10_000))
     assert max(daemon.calls) <= STEP
+
+
+def test_a_long_order_is_told_by_and_by_and_holds_up_no_item_for_long(daemon: Recorder) -> None:
+    total = 3 * BURST
+    passes = iter(Lookahead(local(range(total))))
+    told_at_once, before = 0, 0
+    for number in range(total):
+        next(passes)
+        told = len(daemon.announced) - before
+        before = len(daemon.announced)
+        assert told <= STEP
+        assert before <= BURST + PACE * number + STEP
+        told_at_once += told > 0
+        if before == total:
+            break
+    assert number < total // PACE + BURST // STEP
+    assert told_at_once == total // STEP
 
 
 def test_a_source_without_end_is_read_no_further_than_so_far_ahead(daemon: Recorder) -> None:

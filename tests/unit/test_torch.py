@@ -18,9 +18,11 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torch.utils.data.datapipes.iter import IterableWrapper
 from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data.graph_settings import apply_sharding
 
-from forebay.torch import LookaheadSampler, files_of
+from forebay.torch import LookaheadPipe, LookaheadSampler, files_of
 
 __all__ = ["daemon"]  # a fixture
 
@@ -245,3 +247,16 @@ def test_paths_may_be_told_by_the_program(daemon: Recorder) -> None:
 
 def test_it_is_a_sampler_to_whoever_asks() -> None:
     assert isinstance(LookaheadSampler(SequentialSampler(Folder())), Sampler)
+
+
+@pytest.mark.parametrize("worker", range(3))
+def test_behind_a_pipe_that_shards_each_worker_announces_its_own_part(daemon: Recorder, worker: int) -> None:
+    pipe = LookaheadPipe(IterableWrapper(local(range(100))).sharding_filter())
+    copied = pickle.loads(pickle.dumps(pipe))  # as a worker that is spawned gets it
+    apply_sharding(copied, 3, worker)
+    part = range(worker, 100, 3)
+    for _ in range(2):
+        assert list(copied) == local(part)
+    assert daemon.announced == virtual(part) * 2
+    assert len(copied) == len(part)
+    assert (daemon.opened, daemon.closed) == (2, 2), "an order for each epoch"

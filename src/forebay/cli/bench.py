@@ -18,7 +18,7 @@ import typer
 
 from forebay import paths
 from forebay.cli.loader import Done, Work
-from forebay.cli.output import note, percent, put, put_json, put_table
+from forebay.cli.output import duration_text, note, percent, put, put_json, put_sentence, put_table
 from forebay.cli.session import connect, session_of
 from forebay.cli.words import AsJson, Misuse, example
 from forebay.clock import SystemClock
@@ -112,7 +112,7 @@ def train(
     put_table(columns, [_row(one) for one in passes])
     put()
     for sentence in sentences({one.place: one for one in passes}):
-        put(sentence)
+        put_sentence(sentence)
 
 
 def _may_decode(wanted: bool | None) -> bool:
@@ -237,6 +237,7 @@ def _read(
     place: str, names: list[list[str]], plan: _Plan, socket: str | None = None, *, done: list[Done] | None = None
 ) -> Pass:
     """Have all workers read at once; `done` gets what each of them did."""
+    note(f"reading from {PLACES[place]}, for {duration_text(plan.seconds)} at most")
     clock = SystemClock()
     works = [Work(share, plan.batch, plan.decode, plan.seconds, socket) for share in names]
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,9 @@ for byte, so that what `ls` prints can be used as a path.  Rich is imported only
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -52,6 +54,16 @@ def harmless(text: str) -> str:
 def put(line: str = "") -> None:
     """Write one line to stdout; undecodable names come out as the bytes they are."""
     put_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def put_sentence(text: str) -> None:
+    """Write a line of prose: on a terminal it is broken between words, in a pipe never."""
+    if not sys.stdout.isatty():
+        put(text)
+        return
+    width = shutil.get_terminal_size().columns
+    for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
+        put(line)
 
 
 def put_bytes(data: bytes | memoryview) -> None:
@@ -167,12 +179,13 @@ def time_text(time_ns: int) -> str:
 def duration_text(seconds: float) -> str:
     """A duration for people.
 
-    >>> duration_text(4.26), duration_text(192), duration_text(7_500), duration_text(200_000)
-    ('4.3 s', '3 min 12 s', '2 h 5 min', '2 d 7 h')
+    >>> duration_text(4.26), duration_text(192), duration_text(3_600), duration_text(7_500), duration_text(200_000)
+    ('4.3 s', '3 min 12 s', '1 h', '2 h 5 min', '2 d 7 h')
     """
     for size, unit, part, part_unit in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
-            return f"{seconds // size:.0f} {unit} {seconds % size // part:.0f} {part_unit}"
+            rest = int(seconds % size // part)
+            return f"{seconds // size:.0f} {unit}" + (f" {rest} {part_unit}" if rest else "")
     return f"{seconds:.1f} s"
 
 

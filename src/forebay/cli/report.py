@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from forebay.cli.output import duration_text, percent, put, put_json, put_table, quote_name
+from forebay.cli.output import duration_text, put, put_json, put_sentence, put_table, quote_name
 from forebay.cli.session import connect
 from forebay.cli.words import AsJson, Misuse, example
 from forebay.observe.phases import GOAL, Finding, Phase, examine
@@ -64,7 +64,7 @@ def _as_json(mount: dict[str, Any], finding: Finding, now_s: float) -> dict[str,
 
 
 def _put_finding(mount: dict[str, Any], finding: Finding, since_s: float, capacity_bytes: int) -> None:
-    put(
+    put_sentence(
         f"{quote_name(mount['path'])}, the last {duration_text(since_s)}: {duration_text(finding.seconds)} of reading "
         f"and computing, {format_size(finding.read)} read ({format_size(finding.demand_rate)}/s)"
     )
@@ -72,7 +72,7 @@ def _put_finding(mount: dict[str, Any], finding: Finding, since_s: float, capaci
     put_table(_COLUMNS, [_row(phase) for phase in finding.phases if phase.seconds])
     put()
     for sentence in sentences(finding, mount["opened_bytes"], mount["cached_bytes"], capacity_bytes):
-        put(sentence)
+        put_sentence(sentence)
 
 
 def _row(phase: Phase) -> list[str]:
@@ -81,7 +81,7 @@ def _row(phase: Phase) -> list[str]:
         phase.name,
         duration_text(phase.seconds),
         *(f"{format_size(size / phase.seconds)}/s" for size in rates),
-        percent(round(phase.stalled_s), round(phase.seconds)) if phase.seconds >= 1 else "-",
+        f"{phase.stalled_s / phase.seconds:.0%}",
     ]
 
 
@@ -94,7 +94,7 @@ def sentences(finding: Finding, opened: float, cached: float, capacity: float) -
         yield f"The store is not the bottleneck: {waited}. What computes is, or the local disk."
     yield f"The cache gave {finding.cache_share:.0%} of the bytes read."
     yield _gain(finding)
-    held = f"{format_size(cached)} of this mount are cached, {format_size(opened)} of it were opened since it began."
+    held = f"{format_size(cached)} of this mount are cached; {format_size(opened)} of different files were opened."
     if finding.goal_cache_bytes is None or not finding.is_data_bound:
         yield held
         return

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from forebay.client import exchanges
-from forebay.client.exchanges import Entry, Exchange, ReadFiles, Receive, Send, entry_of
+from forebay.client import exchanges, operations
+from forebay.client.exchanges import Entry, Exchange, ReadFiles, Receive, Reply, Send
 from forebay.client.handles import Handle
+from forebay.client.jobs import Order
 from forebay.client.links import Connection, LinkLost, read_files
 from forebay.client.names import Name, virtual_path
+from forebay.client.operations import Operation
 from forebay.client.place import Place, new_session
 from forebay.errors import FsError, Invalid, Unavailable
 from forebay.frontends.local.format import BadFrame, Frame
@@ -108,7 +110,7 @@ class AsyncLinks:
         raise AssertionError("the second attempt returns or raises")
 
     async def _run_once(self, make: Callable[[], Exchange[Result]]) -> Result:
-        link = await self._take()
+        link = await self.take()
         try:
             result = await link.drive(make())
         except FsError:
@@ -123,7 +125,8 @@ class AsyncLinks:
         self._idle.append(link)
         return result
 
-    async def _take(self) -> AsyncLink:
+    async def take(self) -> AsyncLink:
+        """A connection for the caller alone."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._pid != os.getpid():
             self.close()
@@ -216,6 +219,11 @@ class AsyncFile:
             return await asyncio.to_thread(os.write, handle.fd, view)
         return await asyncio.to_thread(os.pwrite, handle.fd, view, position)
 
+    async def truncate(self, size: int) -> None:
+        """Cut it, or fill it with zeros, to so many bytes."""
+        self._check_open()
+        await self._links.run(lambda: self._handle.truncate(size), repeats=False)
+
     async def sync(self) -> None:
         """Return when what was written is acknowledged, as the mount's write mode says; `close` does so too."""
         self._check_open()
@@ -248,6 +256,54 @@ class AsyncFile:
         await self.close()
 
 
+class AsyncJob(Order):
+    """A reading order, announced; `async with await fs.job(name)`.  See `forebay.client.jobs.Job`."""
+
+    def __init__(self, name: str, link: AsyncLink) -> None:
+        super().__init__(name)
+        self._link: AsyncLink | None = link
+        self._turn = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Tell the daemon of it."""
+        await self._tell(self.opening())
+
+    async def announce(self, paths: Sequence[Name]) -> None:
+        """These will be read next, after what was announced before."""
+        for telling in self.announcements(paths):
+            await self._tell(telling)
+
+    async def advance(self, count: int) -> None:
+        """The next `count` files of the order have been handed to the loader."""
+        await self._tell(self.advancing(count))
+
+    async def _tell(self, telling: Exchange[Reply]) -> None:
+        async with self._turn:
+            link = self.checked(self._link)
+            try:
+                await link.drive(telling)
+            except LinkLost as error:
+                self.close()
+                raise self.lost() from error
+            except asyncio.CancelledError:  # midway in an exchange: nothing that follows would be understood
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """There will be no more: the daemon forgets it."""
+        link, self._link = self._link, None
+        if link is not None and self.is_ours:
+            link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class AsyncFileSystem:
     """As `forebay.FileSystem`, whose methods say more; `home` as there."""
 
@@ -255,7 +311,15 @@ class AsyncFileSystem:
         self._links = AsyncLinks(Place(home))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return AsyncFileSystem, (str(self._links.place.home),)
+        return AsyncFileSystem, (str(self.home),)
+
+    def __repr__(self) -> str:
+        return f"AsyncFileSystem({str(self.home)!r})"
+
+    @property
+    def home(self) -> os.PathLike[str]:
+        """The home of its daemon."""
+        return self._links.place.home
 
     def close(self) -> None:
         """End connections that are idle; it may be used again."""
@@ -276,53 +340,66 @@ class AsyncFileSystem:
 
     async def read_many(self, paths: Iterable[Name]) -> list[bytes | FsError]:
         """The whole of many files, in order; for one that cannot be read, its error in its place."""
-        wanted: Sequence[Name] = list(paths)
-        return await self._links.run(lambda: exchanges.read_many(wanted), repeats=True)
+        return await self._do(operations.read_many(paths))
 
     async def write(self, path: Name, data: "bytes | bytearray | memoryview") -> None:
         """Make or replace a file."""
         async with await self.open(path, "wb") as file:
             await file.write(data)
 
-    async def stat(self, path: Name) -> Entry:
+    async def stat(self, path: Name, *, follow_symlinks: bool = True) -> Entry:
         """What is at a path."""
-        return entry_of(await self._call("stat", {"path": virtual_path(path)}, repeats=True))
+        return await self._do(operations.stat(path, follow_symlinks=follow_symlinks))
+
+    async def exists(self, path: Name) -> bool:
+        """Is anything at a path?"""
+        return await self._do(operations.exists(path))
+
+    async def readlink(self, path: Name) -> str:
+        """The target of a symbolic link."""
+        return await self._do(operations.readlink(path))
 
     async def ls(self, path: Name) -> list[Entry]:
         """The entries of a folder."""
-        name = virtual_path(path)
-        return await self._links.run(lambda: exchanges.entries("list", name), repeats=True)
+        return await self._do(operations.ls(path))
 
     async def walk(self, path: Name) -> list[Entry]:
         """Every file at or below a path."""
-        name = virtual_path(path)
-        return await self._links.run(lambda: exchanges.entries("walk", name), repeats=True)
+        return await self._do(operations.walk(path))
 
     async def mkdir(self, path: Name, *, parents: bool = False) -> None:
         """Make a folder."""
-        await self._call("mkdir", {"path": virtual_path(path), "parents": parents})
+        await self._do(operations.mkdir(path, parents=parents))
 
     async def rmdir(self, path: Name) -> None:
         """Remove an empty folder."""
-        await self._call("rmdir", {"path": virtual_path(path)})
+        await self._do(operations.rmdir(path))
 
     async def remove(self, path: Name, *, recursive: bool = False) -> None:
         """Remove a file, or a folder and all below it."""
-        await self._call("remove", {"path": virtual_path(path), "recursive": recursive})
+        await self._do(operations.remove(path, recursive=recursive))
 
     async def rename(self, source: Name, target: Name, *, replace: bool = True) -> None:
         """Move a file or folder within its mount."""
-        fields = {"source": virtual_path(source), "target": virtual_path(target), "replace": replace}
-        await self._call("rename", fields)
+        await self._do(operations.rename(source, target, replace=replace))
 
     async def touch(self, path: Name) -> None:
         """Make an empty file, or date one to now."""
-        await self._call("touch", {"path": virtual_path(path)})
+        await self._do(operations.touch(path))
 
     async def refresh(self, path: Name) -> None:
         """Ask the store again for names and versions at or below a path."""
-        await self._call("refresh", {"path": virtual_path(path)}, repeats=True)
+        await self._do(operations.refresh(path))
 
-    async def _call(self, name: str, fields: dict[str, object], *, repeats: bool = False) -> dict[str, Any]:
-        reply = await self._links.run(lambda: exchanges.call(name, fields), repeats=repeats)
-        return reply.head
+    async def virtual(self, local_path: Name) -> str:
+        """The virtual path of a local one."""
+        return await self._do(operations.virtual(local_path))
+
+    async def job(self, name: str) -> AsyncJob:
+        """Tell the daemon in which order this program will read."""
+        job = AsyncJob(name, await self._links.take())
+        await job.begin()
+        return job
+
+    async def _do(self, operation: Operation[Result]) -> Result:
+        return await self._links.run(operation.exchange, repeats=operation.repeats)

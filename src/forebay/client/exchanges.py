@@ -64,10 +64,10 @@ class Reply(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A file or folder."""
+    """A file, folder or symbolic link."""
 
     path: str  # virtual
-    type: str  # "file" or "directory"
+    type: str  # "file", "directory" or "link"
     size: int  # bytes; 0 of a folder
     mtime_ns: int  # last modification, nanoseconds since 1970 UTC
     version: str | None  # fixes the bytes of a file
@@ -75,8 +75,13 @@ class Entry(NamedTuple):
 
     @property
     def is_file(self) -> bool:
-        """Is it a file, and no folder?"""
+        """Is it a file, and no folder or link?"""
         return self.type == "file"
+
+    @property
+    def is_link(self) -> bool:
+        """Is it a symbolic link, which a listing shows as such?"""
+        return self.type == "link"
 
 
 def entry_of(row: Mapping[str, Any]) -> Entry:
@@ -153,6 +158,15 @@ def _receive(wanted: "set[int] | dict[int, _Request]") -> Generator[Step, Any, F
     return frame
 
 
+def sent_path(name: Name) -> str:
+    """A path as it is sent where there are many: most are in their normal form, and of others the daemon makes it.
+
+    Raises:
+        Invalid: it is none.
+    """
+    return name if type(name) is str and name[:1] == "/" and "\0" not in name else virtual_path(name)
+
+
 class _Request:
     """Some of the files, asked for at once."""
 
@@ -174,11 +188,8 @@ class _FileReads:
         self._asked = 0
 
     def _path(self, place: int, name: Name) -> str:
-        # Most are virtual paths in their normal form; of others the daemon makes it.
-        if type(name) is str and name[:1] == "/" and "\0" not in name:
-            return name
         try:
-            return virtual_path(name)
+            return sent_path(name)
         except FsError as error:
             self._results[place] = error
             return ""

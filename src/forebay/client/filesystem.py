@@ -6,17 +6,19 @@ knows whether they were made.  Errors are the kinds of `forebay.errors`, which a
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from forebay import paths
-from forebay.client import exchanges
-from forebay.client.exchanges import Entry, entry_of
+from forebay.client import operations
+from forebay.client.exchanges import Entry
 from forebay.client.files import open_file
 from forebay.client.jobs import Job
 from forebay.client.links import Links
 from forebay.client.names import Name, virtual_path
+from forebay.client.operations import Operation
 from forebay.client.place import Place
-from forebay.errors import FsError, Invalid
+from forebay.errors import FsError
+
+Result = TypeVar("Result")
 
 
 class FileSystem:
@@ -73,7 +75,7 @@ class FileSystem:
             NotFound, IsADirectory.
             FsError: as the daemon says.
         """
-        result = self.read_many([path])[0]
+        (result,) = self.read_many([path])
         if isinstance(result, FsError):
             raise result
         return result
@@ -84,8 +86,7 @@ class FileSystem:
         What is cached whole is read from the local disk here, while the daemon opens the next ones; what is not is
         fetched many at a time, and taken as it comes.
         """
-        wanted = list(paths)
-        return self._links.run(lambda: exchanges.read_many(wanted), repeats=True)
+        return self._do(operations.read_many(paths))
 
     def write(self, path: Name, data: "bytes | bytearray | memoryview") -> None:
         """Make or replace a file.
@@ -100,35 +101,39 @@ class FileSystem:
 
     # ------------------------------------------------------------------ names
 
-    def stat(self, path: Name) -> Entry:
-        """What is at a path.
+    def stat(self, path: Name, *, follow_symlinks: bool = True) -> Entry:
+        """What is at a path; without `follow_symlinks`, of a link the link itself.
 
         Raises:
-            NotFound: nothing.
+            NotFound: nothing, or a link leads out of the tree.
+            LinkLoop: links lead to each other.
         """
-        return entry_of(self._ask("stat", {"path": virtual_path(path)}))
+        return self._do(operations.stat(path, follow_symlinks=follow_symlinks))
 
     def exists(self, path: Name) -> bool:
-        """Is anything at a path?"""
-        try:
-            self.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+        """Is anything at a path, links followed?"""
+        return self._do(operations.exists(path))
+
+    def readlink(self, path: Name) -> str:
+        """The target of a symbolic link, as it was made.
+
+        Raises:
+            NotFound.
+            Invalid: it is no link.
+        """
+        return self._do(operations.readlink(path))
 
     def ls(self, path: Name) -> list[Entry]:
-        """The entries of a folder, in the order of their names.
+        """The entries of a folder, in the order of their names; links as such.
 
         Raises:
             NotFound, NotADirectory.
         """
-        name = virtual_path(path)
-        return self._links.run(lambda: exchanges.entries("list", name), repeats=True)
+        return self._do(operations.ls(path))
 
     def walk(self, path: Name) -> list[Entry]:
-        """Every file at or below a path, in no order; asked of the store a thousand at a time."""
-        name = virtual_path(path)
-        return self._links.run(lambda: exchanges.entries("walk", name), repeats=True)
+        """Every file and link at or below a path, in no order; asked of the store a thousand at a time."""
+        return self._do(operations.walk(path))
 
     def mkdir(self, path: Name, *, parents: bool = False) -> None:
         """Make a folder; with `parents` also those above it, and one that is there is no error.
@@ -136,7 +141,7 @@ class FileSystem:
         Raises:
             AlreadyExists, NotFound, ReadOnly.
         """
-        self._change("mkdir", {"path": virtual_path(path), "parents": parents})
+        self._do(operations.mkdir(path, parents=parents))
 
     def rmdir(self, path: Name) -> None:
         """Remove an empty folder.
@@ -144,15 +149,15 @@ class FileSystem:
         Raises:
             NotEmpty, NotFound, NotADirectory, Busy, ReadOnly.
         """
-        self._change("rmdir", {"path": virtual_path(path)})
+        self._do(operations.rmdir(path))
 
     def remove(self, path: Name, *, recursive: bool = False) -> None:
-        """Remove a file, or with `recursive` a folder and all below it.
+        """Remove a file or link, or with `recursive` a folder and all below it.
 
         Raises:
             NotFound, IsADirectory, Busy, ReadOnly.
         """
-        self._change("remove", {"path": virtual_path(path), "recursive": recursive})
+        self._do(operations.remove(path, recursive=recursive))
 
     def rename(self, source: Name, target: Name, *, replace: bool = True) -> None:
         """Move a file or folder within its mount, over a file or an empty folder if need be.
@@ -162,7 +167,7 @@ class FileSystem:
             AlreadyExists: the target is there, and not `replace`.
             NotFound, IsADirectory, NotADirectory, NotEmpty, ReadOnly, Busy.
         """
-        self._change("rename", {"source": virtual_path(source), "target": virtual_path(target), "replace": replace})
+        self._do(operations.rename(source, target, replace=replace))
 
     def touch(self, path: Name) -> None:
         """Make an empty file, or date one to now.
@@ -170,7 +175,7 @@ class FileSystem:
         Raises:
             ReadOnly, IsADirectory, Unsupported.
         """
-        self._change("touch", {"path": virtual_path(path)})
+        self._do(operations.touch(path))
 
     def refresh(self, path: Name) -> None:
         """Ask the store again for names and versions at or below a path.
@@ -178,7 +183,7 @@ class FileSystem:
         Raises:
             NotFound: nothing is there any more.
         """
-        self._ask("refresh", {"path": virtual_path(path)})
+        self._do(operations.refresh(path))
 
     def virtual(self, local_path: Name) -> str:
         """The virtual path of a local one that lies in a folder where this daemon shows its tree.
@@ -186,23 +191,11 @@ class FileSystem:
         Raises:
             Invalid: it lies in none.
         """
-        path = os.path.abspath(os.fspath(local_path))
-        folders = [(local.rstrip("/"), tree) for local, tree in self._ask("local_folders", {})["folders"]]
-        fitting = [(local, tree) for local, tree in folders if paths.is_within(path, local or "/")]
-        if not fitting:
-            message = f"{path} is in no local folder of Forebay; forebay fuse stat lists them"
-            raise Invalid(message, path=path)
-        local, tree = max(fitting, key=lambda pair: len(pair[0]))
-        return paths.normalize(f"{tree}/{path[len(local) :]}")
+        return self._do(operations.virtual(local_path))
 
     def job(self, name: str) -> Job:
         """Tell the daemon in which order this program will read; see `Job`."""
-        return Job(self._links.place, name)
+        return Job(self._links, name)
 
-    # ------------------------------------------------------------------
-
-    def _ask(self, name: str, fields: dict[str, object]) -> dict[str, Any]:
-        return self._links.run(lambda: exchanges.call(name, fields), repeats=True).head
-
-    def _change(self, name: str, fields: dict[str, object]) -> None:
-        self._links.run(lambda: exchanges.call(name, fields), repeats=False)
+    def _do(self, operation: Operation[Result]) -> Result:
+        return self._links.run(operation.exchange, repeats=operation.repeats)

@@ -3,6 +3,11 @@
 The first part of a URL is the first name of the path: `forebay://data/a` is `/data/a`.  Nothing is cached here, neither
 names nor bytes: the daemon has them, and knows how long they may be believed.
 
+It is a blocking file system, as `async_impl` says, `asynchronous=True` or not: those of fsspec that are made of
+coroutines have a thread with a loop for blocking callers, which does not survive a fork, and costs each call two
+switches of threads.  Who wants coroutines has fsspec's `AsyncFileSystemWrapper` (zarr takes it by itself), or
+`forebay.AsyncFileSystem`.
+
 *Callers*: any thread; forked and spawned children.
 """
 
@@ -14,13 +19,13 @@ from typing import Any
 from fsspec.spec import AbstractFileSystem
 
 from forebay import paths
+from forebay.client.deferred import COPY_BYTES, DeferredFile
 from forebay.client.exchanges import Entry
 from forebay.client.filesystem import FileSystem
 from forebay.client.names import SCHEME, url_of
 from forebay.errors import CrossesMounts, FsError, Invalid, IsADirectory
 
 READ_AT_ONCE = 256  # files that `cat` and `cat_ranges` have in memory beside what they give
-COPY_BYTES = 4 << 20
 
 
 class ForebayFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -181,9 +186,9 @@ class ForebayFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         cache_options: Mapping[str, Any] | None = None,
         **_: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """A file of the `io` module; see `FileSystem.open`."""
-        if not autocommit:
-            raise Invalid("Forebay has no transactions: a file is kept when it is closed", path=path)
+        """A file of the `io` module; see `FileSystem.open`.  Without `autocommit` it has `commit` and `discard`."""
+        if not autocommit and mode != "rb":
+            return DeferredFile(self.forebay, path, mode)
         return self.forebay.open(path, mode)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:  # noqa: ANN401
@@ -242,7 +247,7 @@ class ForebayFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:  # noqa: ANN401
         """Make or replace a file; with mode "create", only make it."""
-        with self.forebay.open(self._strip_protocol(path), "xb" if mode == "create" else "wb") as file:
+        with self.open(path, "xb" if mode == "create" else "wb") as file:
             file.write(value)
 
     def put_file(self, lpath: str, rpath: str, *args: Any, mode: str = "overwrite", **options: Any) -> None:  # noqa: ANN401

@@ -6,6 +6,7 @@
 import asyncio
 import os
 from collections.abc import Iterable
+from math import inf
 from typing import NamedTuple
 
 from forebay.clock import Clock
@@ -52,9 +53,11 @@ class Activity:
             "cache": self.cache() | self.fs.cache.counters(),
         }
 
-    def _mount(self, mount: Mount) -> Json:
+    def _mount(self, mount: Mount, from_s: float = -inf) -> Json:
+        """Files opened are those since `from_s`; all else is of now, or since the mount began."""
         traffic = mount.traffic
         traffic.stall.advance(self._clock.monotonic())
+        opened = traffic.opened.since(from_s)
         return {
             "path": mount.path,
             **traffic.counts(),
@@ -64,8 +67,8 @@ class Activity:
             "open_files": mount.open_files,
             "prefetching": self.fs.prefetcher.under_way(mount.path),
             "cached_bytes": self.fs.cache.held_bytes(mount.place),
-            "opened_files": traffic.opened.count,
-            "opened_bytes": traffic.opened.size,
+            "opened_files": opened.number,
+            "opened_bytes": opened.size,
         }
 
     def traffics(self) -> Iterable[tuple[str, Traffic]]:
@@ -96,7 +99,10 @@ class Activity:
         return {name: sum(getattr(use, name) for use in uses) for name in _CACHE}
 
     async def history(self, fields: Fields) -> Json:
-        """What went on at each mount in the last `since_s` seconds, or at the one at `path`, as `series.Row` has it."""
+        """What went on at each mount in the last `since_s` seconds, or at the one at `path`.
+
+        Rows are as `series.Row` has them; files opened are those of that time.
+        """
         now_s = self._clock.monotonic()
         since_s = fields.whole("since_s")
         from_s = now_s - (KEPT * EVERY_S if since_s is None else since_s)
@@ -112,7 +118,8 @@ class Activity:
             "capacity_bytes": self.cache()["capacity_bytes"],
             "columns": Row._fields,
             "mounts": [
-                {**self._mount(mount), "rows": self.fs.tree.ledger.since(mount.path, from_s, now_s)} for mount in mounts
+                {"rows": self.fs.tree.ledger.since(mount.path, from_s, now_s), **self._mount(mount, from_s)}
+                for mount in mounts
             ],
         }
 

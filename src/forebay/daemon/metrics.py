@@ -85,6 +85,12 @@ _HISTOGRAMS: list[tuple[str, str, tuple[str, ...], tuple[Callable[[Traffic], His
         (lambda t: t.lookup_waits,),
     ),
     (
+        "forebay_listing_wait_seconds",
+        "How long readers of folders waited for what the store lists.",
+        (),
+        (lambda t: t.listing_waits,),
+    ),
+    (
         "forebay_fetch_seconds",
         "How long requests for bytes took, from asking to the last byte, waiting for their turn included.",
         (),
@@ -204,7 +210,7 @@ def _mounts(activity: Activity) -> Iterable[Metric]:
             "readers_waiting": mount.traffic.stall.waiting,
             "prefetches": fs.prefetcher.under_way(mount.path),
             "cached_bytes": fs.cache.held_bytes(mount.place),
-            "opened_bytes": mount.traffic.opened.size,
+            "opened_bytes": mount.traffic.opened.since().size,
             "uploads_waiting": uploads.get(mount.path, 0),
         }
         for name, number in numbers.items():

@@ -90,7 +90,7 @@ def phase_of(row: Row) -> str:
 
 
 def examine(rows: Sequence[Row], *, opened_bytes: float) -> Finding:
-    """What the rows of one mount say; `opened_bytes` is the size of all different files that were opened."""
+    """What the rows of one mount say; `opened_bytes` is the size of all different files opened in that time."""
     rows = _with_pauses([row for row in rows if row.read or row.stalled_s])
     phases = {name: _sum(name, [row for row in rows if phase_of(row) == name]) for name in PHASES}
     seconds, read = sum(row.seconds for row in rows), sum(row.read for row in rows)

@@ -65,6 +65,7 @@ class Series:
     def tick(self, now_s: float) -> None:
         """Keep what has gone on since the last tick."""
         self._traffic.stall.advance(now_s)
+        self._traffic.opened.end_turn(now_s)
         sums = _sums(self._traffic)
         if sums != self._before:
             changes = [after - before for after, before in zip(sums, self._before, strict=True)]

@@ -95,7 +95,8 @@ class Traffic:
     read_waits: Histogram = field(default_factory=Histogram)  # reads that waited for the store
     disk_waits: Histogram = field(default_factory=Histogram)  # reads that waited for the cache's disk
     lookup_waits: Histogram = field(default_factory=Histogram)  # names for which the store was asked
-    stall: Stall = field(default_factory=Stall)  # reads and names
+    listing_waits: Histogram = field(default_factory=Histogram)  # readers of folders who waited for a page of the store
+    stall: Stall = field(default_factory=Stall)  # reads, names and listings
     opened: Distinct = field(default_factory=Distinct)  # versions of files, with their sizes
 
     @contextmanager
@@ -116,6 +117,10 @@ class Traffic:
     def waits_for_name(self, monotonic: Callable[[], float]) -> AbstractContextManager[None]:
         """Within this somebody waits for what the store says of a name."""
         return self._waits(self.lookup_waits, monotonic)
+
+    def waits_for_listing(self, monotonic: Callable[[], float]) -> AbstractContextManager[None]:
+        """Within this a reader of a folder waits for more of what the store lists."""
+        return self._waits(self.listing_waits, monotonic)
 
     def counts(self) -> dict[str, int]:
         """The plain counters by name."""

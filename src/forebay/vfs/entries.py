@@ -4,6 +4,7 @@ A `FileEntry` is one *version* of a file and never changes: a changed object is 
 that: whoever holds an entry reads exactly those bytes, or gets ESTALE.
 """
 
+import stat
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,6 +88,11 @@ class FolderEntry(NamedTuple):
 
 
 Entry = FileEntry | FolderEntry
+
+
+def is_link(entry: Entry) -> bool:
+    """Is it a symbolic link?"""
+    return entry.posix is not None and stat.S_ISLNK(entry.posix.mode)
 
 
 def file_entry(path: str, mount: Mount, meta: ObjectMeta) -> FileEntry:

@@ -11,6 +11,7 @@ are of its version, or an error.
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import structlog
@@ -34,7 +35,7 @@ from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
 from forebay.vfs.journal import Journal
 from forebay.vfs.keeping import Keeper
-from forebay.vfs.listing import Listing, name_of
+from forebay.vfs.listing import Listing, Wait, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.load_names import NamesEvent, load_names
 from forebay.vfs.metadata import Metadata
@@ -146,8 +147,13 @@ class FileSystem:
             return Found(None, DRAFT_TTL_S)
         return self.metadata.peek(folder, name)
 
-    async def lookup(self, folder: str, name: str) -> Found:
+    async def lookup(self, folder: str, name: str, *, ahead: bool = False) -> Found:
         """`name` in a folder; `Found.entry` is None if there is nothing of that name.
+
+        Args:
+            folder: a normal path.
+            name: any.
+            ahead: no reader waits for it.
 
         Raises:
             FsError: the store fails.
@@ -162,11 +168,11 @@ class FileSystem:
             return Found(None, mount.ttl_s)
         if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
             return Found(None, mount.ttl_s)
-        with mount.traffic.waits_for_name(self.monotonic):
+        with nullcontext() if ahead else mount.traffic.waits_for_name(self.monotonic):
             return await self.metadata.lookup(mount, folder, prefix, name)
 
-    async def stat(self, path: str) -> Entry:
-        """The entry at a normal path.
+    async def stat(self, path: str, *, ahead: bool = False) -> Entry:
+        """The entry at a normal path; `ahead` as in `lookup`.
 
         Raises:
             NotFound: nothing is there.
@@ -174,13 +180,17 @@ class FileSystem:
         if path == "/":
             return FolderEntry("/", None, self._clock.time_ns())
         folder, name = paths.split(path)
-        entry = (await self.lookup(folder, name)).entry
+        entry = (await self.lookup(folder, name, ahead=ahead)).entry
         if entry is None:
             raise NotFound(f"no such file or folder: {path}", path=path)
         return entry
 
-    async def open_folder(self, path: str) -> Listing:
+    async def open_folder(self, path: str, *, reads: bool = False) -> Listing:
         """A folder's entries in order; a large folder's come while its pages do.
+
+        Args:
+            path: a normal path.
+            reads: a reader waits for it.
 
         Raises:
             NotFound, NotADirectory: the path is no folder.
@@ -196,13 +206,14 @@ class FileSystem:
             return await self.metadata.listing(mount, path, prefix)
         listing = Listing(path, mount, prefix, fixed=sorted(overlay.items()))
         if mount is not None:
-            await self._merge(listing, await self.metadata.listing(mount, path, prefix), without=leaving)
+            source = await self.metadata.listing(mount, path, prefix)
+            await self._merge(listing, source, without=leaving, wait=source.counted(self.monotonic) if reads else None)
         listing.finish()
         return listing
 
     @staticmethod
-    async def _merge(into: Listing, listing: Listing, *, without: Collection[str]) -> None:
-        async for some in listing.batches():
+    async def _merge(into: Listing, listing: Listing, *, without: Collection[str], wait: Wait | None) -> None:
+        async for some in listing.batches(wait=wait):
             into.add_rows([row_of(name, entry) for name, entry in some if name not in without])
         into.hidden = listing.hidden
 

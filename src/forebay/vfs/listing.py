@@ -28,6 +28,7 @@ from forebay.vfs.blocks import (
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount
 
 _DOTS = frozenset(("", ".", ".."))
+Wait = Callable[[int], Awaitable[None]]
 
 
 class Moment(NamedTuple):
@@ -213,6 +214,18 @@ class Listing:
         if self.error is not None and index >= self._count:
             raise self.error
 
+    def counted(self, monotonic: Callable[[], float]) -> Wait:
+        """`wait` for one who reads the folder: how long it waits for the store is counted."""
+
+        async def wait(index: int) -> None:
+            if self.mount is None or self.done or self.ready(index):
+                await self.wait(index)  # for the disk at most
+                return
+            with self.mount.traffic.waits_for_listing(monotonic):
+                await self.wait(index)
+
+        return wait
+
     def __getitem__(self, index: int) -> tuple[str, Entry]:
         (found,) = self.some(index, index + 1)
         return found
@@ -232,15 +245,21 @@ class Listing:
             start = self._starts[number] + last
         return found
 
-    async def batches(self, most: int = BLOCK_ENTRIES) -> AsyncGenerator[list[tuple[str, Entry]], None]:
+    async def batches(
+        self, most: int = BLOCK_ENTRIES, wait: Wait | None = None
+    ) -> AsyncGenerator[list[tuple[str, Entry]], None]:
         """All of them in order, up to `most` at a time, as they come.
+
+        Args:
+            most: entries.
+            wait: in place of `wait`, by whom the waiting is counted.
 
         Raises:
             FsError: the store failed midway.
         """
         index = 0
         while True:
-            await self.wait(index)
+            await (wait or self.wait)(index)
             some = self.some(index, index + most)
             if not some:
                 return

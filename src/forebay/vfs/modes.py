@@ -14,7 +14,7 @@ from forebay.modes import ModeChange
 from forebay.types import Attributes, Buffer
 from forebay.vfs.attributes import FILE_MODE, FOLDER_MODE
 from forebay.vfs.below import entries_below
-from forebay.vfs.entries import Entry, FolderEntry
+from forebay.vfs.entries import Entry, FolderEntry, is_link
 from forebay.vfs.filesystem import FileSystem
 
 PARALLEL = 16  # changes under way at a time
@@ -95,7 +95,7 @@ async def _all_of(fs: FileSystem, top: Entry) -> AsyncGenerator[Entry, None]:
 
 
 def _has_mode(fs: FileSystem, entry: Entry) -> bool:
-    if entry.posix is not None and stat.S_ISLNK(entry.posix.mode):
+    if is_link(entry):
         return False
     return not fs.tree.is_virtual(entry.path) and fs.tree.mount_at(entry.path) is None
 
@@ -113,10 +113,10 @@ def _counted(event: ModeEvent, failed: tuple[str, str] | None) -> ModeEvent:
 
 
 async def _change_mode(fs: FileSystem, entry: Entry, change: ModeChange) -> None:
+    if is_link(entry):
+        raise Unsupported(f"{entry.path} is a symbolic link, which has no mode of its own", path=entry.path)
     is_folder = isinstance(entry, FolderEntry)
     now = entry.posix.mode if entry.posix is not None else FOLDER_MODE if is_folder else FILE_MODE
-    if stat.S_ISLNK(now):
-        raise Unsupported(f"{entry.path} is a symbolic link, which has no mode of its own", path=entry.path)
     await _amend(fs, entry, Attributes(mode=change.apply(stat.S_IMODE(now), is_folder=is_folder)))
 
 

@@ -12,7 +12,6 @@ place only when the store has it at its new one, in every write mode; what canno
 import asyncio
 import contextlib
 import os
-import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
 
@@ -34,7 +33,7 @@ from forebay.types import Attributes, Buffer
 from forebay.units import MIB
 from forebay.vfs.below import entries_below
 from forebay.vfs.drafts import AnyFile
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, is_link
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.parallel import each
 
@@ -214,7 +213,8 @@ class _Move:
 
     async def _copy(self, entry: FileEntry) -> None:
         changes, path = self._fs.changes, self._new(entry.path)
-        if entry.posix is not None and stat.S_ISLNK(entry.posix.mode):
+        if is_link(entry):
+            assert entry.posix is not None
             if not self._fs.writer.check_writes(path).store.capabilities.links:
                 raise Unsupported(f"{entry.path} is a symbolic link, and {path} cannot be one", path=entry.path)
             with contextlib.suppress(FileNotFoundError):

@@ -31,7 +31,7 @@ class Host(Protocol):
         ...
 
     def reopen(self, entry: FileEntry, file: CachedFile, local_id: int) -> bool:
-        """Open a file that was closed once more, if all of it is cached still."""
+        """Open a file that was closed once more, and count it as read whole; False if not all of it is cached still."""
         ...
 
     def opened_again(self, entry: FileEntry, file: CachedFile) -> None:
@@ -114,9 +114,19 @@ class OpenFile:
             self._streams = Streams(self.entry.size)
         return self._streams.advance(offset, size, self._file.window_max)
 
-    def passed(self) -> None:
-        """The kernel reads the file by itself from now on, and tells nobody: it counts as read whole, once more."""
-        self._file.count_read(self.entry.mount.traffic, self.entry.size)
+    def passed(self, offset: int = 0) -> None:
+        """The kernel or a program reads the local file by itself from now on, and tells nobody.
+
+        It counts as read to its end, once more.
+        """
+        self._file.count_read(self.entry.mount.traffic, max(self.entry.size - offset, 0))
+
+    def passed_again(self) -> None:
+        """One more open of the complete local file by the kernel or a program: a hit, and it counts as read whole."""
+        entry, traffic = self.entry, self.entry.mount.traffic
+        traffic.hits += 1
+        traffic.opened.add((entry.key, entry.version), entry.size)
+        self.passed()
 
     def close(self) -> None:
         """Give the file back."""

@@ -12,6 +12,7 @@ uncached pages at all.
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Protocol
 
@@ -45,6 +46,7 @@ WINDOW_MIN = MIB // 2  # of one job
 LOOK_UP = 64  # samples that the cache is asked for at a time
 HERE_SHARE = 4  # what is cached already counts as a quarter of its size: a look ahead costs something too
 NAMES_MAX = 64  # names asked of the store at a time
+TAKEN_AT_ONCE = 250  # announced samples: about a millisecond, in which nobody else is served
 UNSEEN_BEHIND = 128  # of a job whose opens are not seen, samples handed out that may not have been read
 
 
@@ -59,8 +61,8 @@ class Host(Protocol):
         """A lookup from memory."""
         ...
 
-    async def stat(self, path: str) -> Entry:
-        """The entry at a path."""
+    async def stat(self, path: str, *, ahead: bool = False) -> Entry:
+        """The entry at a path; `ahead`: no reader waits for it."""
         ...
 
     def dataset(self, mount: Mount, key: str) -> Dataset:
@@ -226,6 +228,10 @@ class Job:
         self._names_asked = 0
         self._typical_bytes = MIB  # of a file whose size is not known yet
         self._told = 0  # so many samples were handed out, as it says
+        self._later: deque[Sequence[str]] = deque()  # announced, and not in `order` yet
+        self._later_count = 0
+        self._taker: asyncio.Task[None] | None = None
+        self._failure: FsError | None = None  # of what was announced, and could not be told at once
         self._kept: dict[int, CachedFile] = {}  # by position: those held in memory
         self._sees_opens = False
         self._is_closed = False
@@ -236,30 +242,71 @@ class Job:
     def announce(self, names: Sequence[str]) -> None:
         """The job will read these virtual paths, in this order, after what it has announced before.
 
-        It takes about 10 us a path, in which nobody else is served: tell a thousand at a time.
+        It takes about 4 us a path: the first `TAKEN_AT_ONCE` now, the rest by and by, while others are served.
 
         Raises:
-            Invalid: a path is in no mount.
+            Invalid: a path is in no mount.  Of what is taken later, the next call raises it.
             Busy: more is announced than can be held; announce the rest when some of it has been read.
         """
-        orders, coming = self._orders, self._orders.coming
-        unread = sum(order.end - order.at for order in orders.jobs)
+        self._check()
+        unread = sum(job.unread for job in self._orders.jobs.values())
         if unread + len(names) > ANNOUNCED_MAX:
             message = f"{unread:,} samples are announced and not read; announce more when some of them have been"
             raise Busy(message)
+        now = 0 if self._later_count else TAKEN_AT_ONCE
+        self._take(names[:now])
+        if later := names[now:]:
+            self._later.append(later)
+            self._later_count += len(later)
+            if self._taker is None or self._taker.done():
+                self._taker = self._orders.spawn(self._take_later(), self)
+
+    @property
+    def unread(self) -> int:
+        """Samples that are announced and not read."""
+        return self.order.end - self.order.at + self._later_count
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _take_later(self) -> None:
+        try:
+            while self._later:
+                names = self._later.popleft()
+                for start in range(0, len(names), TAKEN_AT_ONCE):
+                    await asyncio.sleep(0)  # readers go first
+                    some = names[start : start + TAKEN_AT_ONCE]
+                    self._take(some)
+                    self._later_count -= len(some)
+        except FsError as error:
+            self._failure, self._later_count = error, 0
+            self._later.clear()
+
+    def _take(self, names: Sequence[str]) -> None:
+        orders, coming = self._orders, self._orders.coming
         datasets: dict[Dataset, str] = {}
         numbers = orders.numbers(names, datasets)
         for dataset, path in datasets.items():
             self.datasets.add(dataset)
             orders.follow(dataset, path)
         coming.announce(self.order, numbers)
-        self._go_on()
+        self._catch_up()
 
     def advance(self, count: int) -> None:
-        """The next `count` samples have been handed to the loader."""
+        """The next `count` samples have been handed to the loader.
+
+        Raises:
+            Invalid: a path that was announced is in no mount.
+        """
+        self._check()
+        self._told = min(self._told + count, self.order.end + self._later_count)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """What is known of the order is used up as far as the job says."""
         behind = BEHIND_MAX if self._sees_opens else UNSEEN_BEHIND
-        self._told = min(self._told + count, self.order.end)
-        position = max(self._told, self.order.at)  # its opens may be seen before it tells
+        position = min(max(self._told, self.order.at), self.order.end)  # its opens may be seen before it tells
         self._orders.coming.advance(self.order, position, behind=behind)
         for passed in list(self._ahead):  # in the order of positions, nearly
             if passed >= position - behind:
@@ -351,7 +398,7 @@ class Job:
     async def _ask(self, position: int, path: str) -> None:
         entry: Entry | None = None
         try:
-            entry = await self._orders.host.stat(path)
+            entry = await self._orders.host.stat(path, ahead=True)
         except FsError as error:
             log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
         self._names_asked -= 1

@@ -222,7 +222,7 @@ def test_the_report_tells_the_phases_and_what_they_mean(admin: AdminServer, fore
     ran = forebay("report", "--mount", "/training-data/imagenet", "--since", "1h")
     assert admin.bodies("/v1/activity/history") == [{"since_s": "3600", "path": "/training-data/imagenet"}]
     assert ran.lines == [
-        "/training-data/imagenet, the last 1 h 0 min: 1 min 20 s of reading and computing, 2.0 GiB read (25.0 MiB/s)",
+        "/training-data/imagenet, the last 1 h: 1 min 20 s of reading and computing, 2.0 GiB read (25.0 MiB/s)",
         "",
         "phase            time        read  from cache  from store  from memory  readers waited",
         "store-bound    40.0 s  10.0 MiB/s       0 B/s  10.0 MiB/s        0 B/s             90%",
@@ -231,8 +231,8 @@ def test_the_report_tells_the_phases_and_what_they_mean(admin: AdminServer, fore
         "Data is the bottleneck: readers waited for the store in 45% of the time.",
         "The cache gave 80% of the bytes read.",
         "With all of it cached it would be 1.6 times as fast, from 25.0 MiB/s to 40.0 MiB/s.",
-        "95% of that takes a cache of 2.9 GiB. 1000.0 MiB of this mount are cached, 3.9 GiB of it were opened since it "
-        "began.",
+        "95% of that takes a cache of 2.9 GiB. 1000.0 MiB of this mount are cached; 3.9 GiB of different files were "
+        "opened.",
         "The cache may hold 2.0 GiB: give it more with the setting cache_dirs.",
     ]
 
@@ -252,6 +252,15 @@ def test_what_cannot_be_known_is_not_told_as_known(
     assert said in "\n".join(forebay("report").lines)
 
 
+def test_on_a_terminal_no_word_is_cut(admin: AdminServer, terminal: Callable[..., Terminal]) -> None:
+    admin.answers["/v1/activity/history"] = history(ROWS)
+    narrow = terminal(60, "report")
+    wait_until(narrow.shows("cache_dirs"), "the report is there")
+    lines = narrow.lines()
+    begin = lines.index("Data is the bottleneck: readers waited for the store in 45%")
+    assert lines[begin + 1] == "of the time."
+
+
 def test_the_report_for_programs_has_the_same_numbers(admin: AdminServer, forebay: Command) -> None:
     admin.answers["/v1/activity/history"] = history(ROWS)
     (found,) = forebay("report", "--json").json
@@ -265,7 +274,7 @@ def test_the_report_for_programs_has_the_same_numbers(admin: AdminServer, foreba
 
 def test_where_nothing_was_read_the_report_says_so(admin: AdminServer, forebay: Command) -> None:
     admin.answers["/v1/activity/history"] = history([])
-    assert forebay("report").lines == ["nothing was read in the last 10 min 0 s"]
+    assert forebay("report").lines == ["nothing was read in the last 10 min"]
     assert forebay("report", "--since", "2d").code == 2
 
 

@@ -27,10 +27,11 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 def data(opened: Opened | None) -> bytes | None:
-    """What a program reads."""
+    """What a program reads by itself; None: nothing."""
     if opened is None:
         return None
-    found = os.pread(opened.descriptor.number, opened.size, 0)
+    descriptor = opened.descriptor
+    found = None if descriptor is None else os.pread(descriptor.number, opened.size, 0)
     opened.file.close()
     return found
 

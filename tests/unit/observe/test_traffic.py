@@ -79,12 +79,36 @@ def test_a_day_is_kept_and_no_more() -> None:
 @pytest.mark.parametrize("count", [1, 100, 200_000])
 def test_different_files_are_counted_once_with_their_sizes(count: int) -> None:
     opened = Distinct()
-    assert (opened.count, opened.size) == (0, 0)
+    assert opened.since() == (0, 0)
     for _ in range(2):
         for index in range(count):
             opened.add((f"key {index}", "v1"), 1000)
-    assert opened.count == pytest.approx(count, rel=0.01)
-    assert opened.size == pytest.approx(count * 1000, rel=0.01)
+    assert opened.since().number == pytest.approx(count, rel=0.01)
+    assert opened.since().size == pytest.approx(count * 1000, rel=0.01)
+
+
+def test_different_files_are_counted_since_any_moment_of_the_last_day() -> None:
+    opened = Distinct()
+    turns = {10.0: range(100), 20.0: range(50, 150), 30.0: range(0), 40.0: range(10)}
+    for end_s, numbers in turns.items():
+        for _ in range(2):
+            for number in numbers:
+                opened.add(number, 1000 + number)
+        opened.end_turn(end_s)
+    for from_s in (-1.0, 9.0, 10.0, 19.0, 20.0, 39.0, 40.0):
+        since = {number for end_s, numbers in turns.items() if end_s > from_s for number in numbers}
+        assert opened.since(from_s) == (len(since), sum(1000 + number for number in since)), from_s
+
+
+def test_what_was_opened_more_than_a_day_ago_is_known_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.observe.distinct.KEPT", 3)
+    opened = Distinct()
+    for turn in range(10):
+        opened.add(turn, 1)
+        opened.add("each time", 1)
+        opened.end_turn(float(turn))
+    assert opened.since().number == 11
+    assert [opened.since(8.0 - back).number for back in range(2)] == [2, 11]
 
 
 def test_what_was_counted_at_a_mount_that_is_gone_stays_in_the_total() -> None:

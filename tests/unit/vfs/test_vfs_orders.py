@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
 from forebay.units import KIB, MIB
-from forebay.vfs.orders import WINDOW_SHARE, Job
+from forebay.vfs.orders import TAKEN_AT_ONCE, WINDOW_SHARE, Job
 
 FILE = 64 * KIB
 
@@ -303,6 +304,51 @@ async def test_more_than_can_be_held_is_refused(tmp_path: Path, monkeypatch: pyt
             job.announce(names)
         job.advance(5)
         job.announce(names)
+        monkeypatch.setattr("forebay.vfs.orders.ANNOUNCED_MAX", 10 * TAKEN_AT_ONCE)
+        job.announce(names * (TAKEN_AT_ONCE // 2))
+        with pytest.raises(Busy):  # though most of it is not taken yet
+            job.announce(names * (TAKEN_AT_ONCE // 2))
+
+
+async def test_of_a_large_announcement_most_is_taken_while_others_are_served(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await filled(rig, 2)
+        job = rig.fs.orders.open_job("train", 0)
+        names = [f"/s/d/{number:04}" for number in range(10 * TAKEN_AT_ONCE)]
+        job.announce(names[:-1])
+        job.announce(names[-1:])
+        job.advance(3 * TAKEN_AT_ONCE)
+        ends = [job.order.end]
+        while job.order.end < len(names):
+            await asyncio.sleep(0)
+            ends.append(job.order.end)
+        assert max(after - before for before, after in pairwise(ends)) <= TAKEN_AT_ONCE == ends[0]
+        numbers = rig.fs.orders.coming.numbers
+        found = [numbers.path(job.order.number(position)) for position in range(len(names))]
+        assert found == names, "in the order in which it was announced"
+        assert (job.order.at, job.unread) == (3 * TAKEN_AT_ONCE, 7 * TAKEN_AT_ONCE)
+
+
+async def test_a_path_outside_all_mounts_that_is_taken_later_is_told_by_the_next_call(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 2)
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([*names * TAKEN_AT_ONCE, "/nowhere/1"])
+        await quiet(rig)
+        with pytest.raises(Invalid, match="in no mount"):
+            job.advance(1)
+        with pytest.raises(Invalid, match="in no mount"):
+            job.announce(names)
+
+
+async def test_a_job_may_end_while_most_of_it_is_not_taken_yet(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 2)
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce(names * TAKEN_AT_ONCE)
+        job.close()
+        await quiet(rig)
+        assert not rig.fs.orders.jobs
 
 
 async def test_a_name_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None:

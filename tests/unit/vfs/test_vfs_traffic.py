@@ -11,6 +11,7 @@ from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all, read_piece
 from forebay.types import ByteRange
 from forebay.units import KIB, MIB
+from forebay.vfs.listing import Listing
 from forebay.vfs.load import LoadEvent
 
 SMALL, LARGE = bytes(110 * KIB), bytes(24 * MIB + 12_345)
@@ -169,6 +170,52 @@ async def test_a_name_that_the_store_is_asked_for_is_waited_for(tmp_path: Path) 
         assert asked == 1
         await rig.stat_file("/s/x")
         assert traffic(rig).lookup_waits.count == asked, "known names are not waited for"
+
+
+async def test_who_waits_in_a_listing_waits_for_the_store_and_who_loads_names_does_not(tmp_path: Path) -> None:
+    async with Rig(tmp_path, page_keys=10) as rig:
+        for number in range(25):
+            await rig.put("s", f"d/{number:02}", b"")
+        await rig.mount("/s", "s")
+        stall, store = traffic(rig).stall, rig.store("s")
+
+        async def listed_in_3s(path: str, *, reads: bool) -> None:
+            """Its second page takes 3 s."""
+            await rig.fs.stat(path)
+            answer = asyncio.Event()
+            store.pages.extend([None, Hang(answer)])
+            listing = await rig.fs.open_folder(path, reads=reads)
+            reading = asyncio.create_task(read_names(listing, reads=reads))
+            while store.pages or (reads and not stall.waiting):
+                await asyncio.sleep(0)
+            rig.clock.advance(3.0)
+            answer.set()
+            assert await reading == 25
+
+        async def read_names(listing: Listing, *, reads: bool) -> int:
+            wait = listing.counted(rig.fs.monotonic) if reads else None
+            return sum([len(some) async for some in listing.batches(wait=wait)])
+
+        await listed_in_3s("/s/d", reads=True)
+        assert (stall.waiting, stall.sum_s, traffic(rig).listing_waits.sum_s) == (0, 3.0, 3.0)
+        await rig.fs.refresh("/s/d")
+        await listed_in_3s("/s/d", reads=False)
+        assert (stall.sum_s, traffic(rig).listing_waits.sum_s) == (3.0, 3.0)
+        waits = traffic(rig).listing_waits.count
+        assert await read_names(await rig.fs.open_folder("/s/d", reads=True), reads=True) == 25
+        assert traffic(rig).listing_waits.count == waits, "what is known is not waited for"
+
+
+async def test_names_that_are_asked_for_ahead_of_readers_are_not_waited_for(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await rig.put("s", "x", SMALL)
+        await rig.mount("/s", "s")
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce(["/s/x"])
+        while rig.fs.orders.is_busy:
+            await asyncio.sleep(0)
+        assert traffic(rig).bytes_from_store == len(SMALL)
+        assert (traffic(rig).lookup_waits.count, traffic(rig).stall.sum_s) == (0, 0.0)
 
 
 async def test_a_mount_that_is_made_again_begins_at_nothing_and_the_total_goes_on(tmp_path: Path) -> None:

@@ -28,8 +28,6 @@ class _Backing:
         "is_changing",
         "is_unwanted",
         "opens",
-        "size",
-        "traffic",
         "was_opened",
     )
 
@@ -37,8 +35,6 @@ class _Backing:
         self.answer = abi.OPEN_OUT.pack(PASSED | node_id, _FLAGS, backing_id)
         self.backing_id = backing_id
         self.file = file  # None: whoever has it open holds it
-        self.traffic = None if file is None else file.entry.mount.traffic
-        self.size = 0 if file is None else file.entry.size
         self.inode = inode  # of the local file
         self.opens = 1
         self.was_opened = True  # since it was last looked at for eviction
@@ -76,9 +72,8 @@ class BackingFiles:
         elif backing.file is None or not backing.file.reopen():
             self._take_back(node_id)
             return None
-        if (traffic := backing.traffic) is not None:
-            traffic.hits += 1
-            traffic.read_from_cache += backing.size
+        if backing.file is not None:
+            backing.file.passed_again()
         backing.opens += 1
         backing.was_opened = True
         return backing.answer

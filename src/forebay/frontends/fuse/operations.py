@@ -259,7 +259,7 @@ class Operations:
         return self._opendir(node)
 
     async def _opendir(self, node: Node) -> Buffer:
-        listing = await self._fs.open_folder(node.entry.path)
+        listing = await self._fs.open_folder(node.entry.path, reads=True)
         flags, names = self._share_names(node.ino, listing)
         fh = self.handles.next_id()
         self._folders[fh] = listing, names
@@ -322,7 +322,7 @@ class Operations:
     async def _readdir_later(
         self, listing: Listing, ino: int, offset: int, size: int, pack_some: "_PackSome"
     ) -> Buffer:
-        await listing.wait(_first(offset))
+        await listing.counted(self._fs.monotonic)(_first(offset))
         return self._pack_names(listing, ino, offset, size, pack_some)
 
     def _pack_names(self, listing: Listing, ino: int, offset: int, size: int, pack_some: "_PackSome") -> Buffer:

@@ -21,7 +21,7 @@ from forebay.paths import check_name, join
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer, Posix
 from forebay.vfs.drafts import OpenDraft, is_draft
-from forebay.vfs.entries import Entry, FileEntry, Found
+from forebay.vfs.entries import Entry, FileEntry, Found, is_link
 from forebay.vfs.filesystem import FileSystem
 
 _AT_ONCE_BYTES = 256 * 1024  # written here and now: less than a hand-over to a thread costs
@@ -360,7 +360,7 @@ class Writing:
     def readlink(self, request: Request) -> Answer:
         """READLINK."""
         entry = self._names.node(request.nodeid).entry
-        if not isinstance(entry, FileEntry) or not entry.posix or not stat.S_ISLNK(entry.posix.mode):
+        if not isinstance(entry, FileEntry) or not is_link(entry):
             raise OSError(errno.EINVAL, "not a symbolic link")
         return self._fs.changes.readlink(entry)
 

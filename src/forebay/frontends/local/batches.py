@@ -28,6 +28,7 @@ from forebay.units import MIB
 from forebay.vfs.drafts import AnyFile
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.links import Links
 
 STREAMED_BYTES = 2 * MIB  # a file up to this size that is not here goes to the program before it is on the disk
 
@@ -37,85 +38,91 @@ Explain = Callable[[BaseException], tuple[FsError, str]]
 class Batch:
     """One request for files.  See the module."""
 
-    def __init__(self, fs: FileSystem, shelf: Shelf, link: Link, request: int, explain: Explain) -> None:
+    def __init__(self, fs: FileSystem, links: Links, shelf: Shelf, link: Link, request: int, explain: Explain) -> None:
         self._fs = fs
+        self._links = links
         self._shelf = shelf
         self.link = link
         self._request = request
         self._explain = explain
-        self._files: list[AnyFile] = []  # that the program reads by a descriptor of its own
+        self._files: list[AnyFile] = []  # open until the program has read all of them
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, wanted: Sequence[str], now: float) -> None:
         """Answer what memory knows and the cache has whole, and begin with the rest; `now` by the monotonic clock."""
-        open_now, later = self._shelf.open, []
+        open_now = self._shelf.open
+        later: list[tuple[int, str, AnyFile | None]] = []
         ready: list[tuple[int, Opened]] = []
         for number, path in enumerate(wanted):
             opened = open_now(path, now)
             if opened is None:
-                later.append((number, path))
+                later.append((number, path, None))
                 continue
             self._files.append(opened.file)
+            if opened.descriptor is None:
+                later.append((number, path, opened.file))
+                continue
             ready.append((number, opened))
             if len(ready) == FDS_MAX:
                 self._send_opened(ready)
                 ready = []
         self._send_opened(ready)
-        for number, path in later:
-            task = asyncio.create_task(self._bring(number, path), name=f"read of {path}")
+        for number, path, file in later:
+            task = asyncio.create_task(self._bring(number, path, file), name=f"read of {path}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _send_opened(self, ready: Sequence[tuple[int, Opened]]) -> None:
         if ready:
             body = pack_opened([(number, opened.size) for number, opened in ready])
-            files = [opened.descriptor for _, opened in ready]
+            files = [opened.descriptor for _, opened in ready if opened.descriptor is not None]
             self.link.send(pack(Kind.OPENED, self._request, body, fds=len(files)), files)
 
     # ------------------------------------------------------------------ what is not here
 
-    async def _bring(self, number: int, path: str) -> None:
+    async def _bring(self, number: int, path: str, file: AnyFile | None) -> None:
         try:
-            entry = await self._fs.stat(paths.normalize(path))
-            if not isinstance(entry, FileEntry):
-                raise IsADirectory(f"{path} is a folder", path=path)
-            await self._send(number, entry)
+            await self._send(number, await self._open(path) if file is None else file)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the outermost boundary of one file
             told, message = self._explain(error)
             self.link.send(pack(Kind.MISSED, self._request, pack_error(told, message, number)))
 
-    async def _send(self, number: int, entry: FileEntry) -> None:
-        if entry.size > STREAMED_BYTES:
+    async def _open(self, path: str) -> AnyFile:
+        entry = await self._links.find(paths.normalize(path))
+        if not isinstance(entry, FileEntry):
+            raise IsADirectory(f"{path} is a folder", path=path)
+        file = self._fs.open(entry)
+        self._files.append(file)
+        return file
+
+    async def _send(self, number: int, file: AnyFile) -> None:
+        if file.entry.size > STREAMED_BYTES:
             try:
-                await self._fs.fetch(entry)
+                await self._fs.fetch(file.entry)
             except NoSpace:  # it is not admitted: read through
-                await self._stream(number, entry)
+                await self._stream(number, file)
                 return
-        opened = self._shelf.open_entry(entry)
-        if opened is None:
-            await self._stream(number, entry)
+        opened = self._shelf.describe(file)
+        if opened.descriptor is None:
+            await self._stream(number, file)
         else:
-            self._files.append(opened.file)
             self._send_opened([(number, opened)])
 
-    async def _stream(self, number: int, entry: FileEntry) -> None:
-        file = self._fs.open(entry)
-        step = STREAMED_BYTES if entry.size <= STREAMED_BYTES else PIECE_BYTES
-        try:
-            size, at = file.entry.size, 0
-            while at < size or not size:
-                data = await file.read(at, min(step, size - at))
-                at += len(data)
-                if at < size and not data:
-                    raise Unavailable(f"{entry.path} was cut while it was read; read it again", path=entry.path)
-                await self.link.drain()
-                self.link.send(pack(Kind.PIECE, self._request, pack_piece(number, size, data)))
-                if not size:
-                    return
-        finally:
-            file.close()
+    async def _stream(self, number: int, file: AnyFile) -> None:
+        size, at = file.entry.size, 0
+        step = STREAMED_BYTES if size <= STREAMED_BYTES else PIECE_BYTES
+        while at < size or not size:
+            data = await file.read(at, min(step, size - at))
+            at += len(data)
+            if at < size and not data:
+                path = file.entry.path
+                raise Unavailable(f"{path} was cut while it was read; read it again", path=path)
+            await self.link.drain()
+            self.link.send(pack(Kind.PIECE, self._request, pack_piece(number, size, data)))
+            if not size:
+                return
 
     def end(self) -> None:
         """The program is done with it, or has gone."""

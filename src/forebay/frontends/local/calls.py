@@ -5,7 +5,8 @@
 """
 
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+import stat
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from forebay import paths
@@ -16,13 +17,13 @@ from forebay.frontends.local.orders import Job, Orders
 from forebay.frontends.local.sessions import Session
 from forebay.types import Buffer
 from forebay.vfs.drafts import AnyFile, OpenDraft
-from forebay.vfs.entries import Entry, FileEntry
+from forebay.vfs.entries import Entry, FileEntry, is_link
 from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.links import Links, LocalFolders
 from forebay.vfs.modes import touch
+from forebay.vfs.openfile import OpenFile
 
 ROWS = 2 * FILES_MAX  # entries of a listing in one frame
-
-LocalFolders = Callable[[], Iterable[tuple[str, str]]]  # where folders of the tree show on this machine: (local, tree)
 
 
 class Answer(NamedTuple):
@@ -48,12 +49,14 @@ LongCall = Callable[[Json], AsyncGenerator[list[Json], None]]
 class Calls:
     """See the module."""
 
-    def __init__(self, fs: FileSystem, orders: Orders, local_folders: LocalFolders) -> None:
+    def __init__(self, fs: FileSystem, links: Links, orders: Orders, local_folders: LocalFolders) -> None:
         self._fs = fs
+        self._links = links
         self._orders = orders
         self._local_folders = local_folders
         self.short: dict[str, Call] = {
             "stat": self._stat,
+            "readlink": self._readlink,
             "mkdir": self._mkdir,
             "rmdir": self._rmdir,
             "remove": self._remove,
@@ -77,18 +80,28 @@ class Calls:
     # ------------------------------------------------------------------ names
 
     async def _stat(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        return Answer(row_of(await self._fs.stat(_path(fields))))
+        path = _path(fields)
+        if fields.get("follows", True):
+            return Answer(row_of(await self._links.find(path), path))
+        return Answer(row_of(await self._fs.stat(await self._links.place(path, last=False)), path))
+
+    async def _readlink(self, _: Caller, fields: Json, __: bytes) -> Answer:
+        return Answer({"target": await self._links.read(_path(fields))})
+
+    async def _name(self, fields: Json, name: str = "path") -> str:
+        """Where the name lies that a call changes: links above it are followed, it itself is not."""
+        return await self._links.place(_path(fields, name), last=False)
 
     async def _mkdir(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        await self._fs.mkdir(_path(fields), parents=bool(fields.get("parents")))
+        await self._fs.mkdir(await self._name(fields), parents=bool(fields.get("parents")))
         return Answer()
 
     async def _rmdir(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        await self._fs.rmdir(_path(fields))
+        await self._fs.rmdir(await self._name(fields))
         return Answer()
 
     async def _remove(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        path, recursive = _path(fields), bool(fields.get("recursive"))
+        path, recursive = await self._name(fields), bool(fields.get("recursive"))
         removed = await self._fs.remove(path, recursive=recursive)
         await self._keep_folder(paths.split(path)[0], is_asked=recursive)
         return Answer({"removed": removed})
@@ -104,29 +117,36 @@ class Calls:
             await self._fs.mkdir(folder, parents=True)
 
     async def _rename(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        source, target = _path(fields, "source"), _path(fields, "target")
+        source, target = await self._name(fields, "source"), await self._name(fields, "target")
         await self._fs.changes.rename(source, target, replace=bool(fields.get("replace")))
         self._fs.tell(source)
         self._fs.tell(target)
         return Answer()
 
     async def _touch(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        await touch(self._fs, _path(fields), mtime_ns=None)
+        await touch(self._fs, await self._links.place(_path(fields)), mtime_ns=None)
         return Answer()
 
     async def _refresh(self, _: Caller, fields: Json, __: bytes) -> Answer:
-        await self._fs.refresh(_path(fields))
+        path = _path(fields)
+        await self._fs.refresh(name := await self._links.place(path, last=False))
+        if (real := await self._links.place(path)) != name:
+            await self._fs.refresh(real)
         return Answer()
 
     async def _list(self, fields: Json) -> AsyncGenerator[list[Json], None]:
-        listing = await self._fs.open_folder(_path(fields))
-        async for some in listing.batches(ROWS):
-            yield [row_of(entry) for _, entry in some]
+        path = _path(fields)
+        listing = await self._fs.open_folder(await self._links.place(path), reads=True)
+        async for some in listing.batches(ROWS, listing.counted(self._fs.monotonic)):
+            yield [row_of(entry, paths.join(path, name)) for name, entry in some]
 
     async def _walk(self, fields: Json) -> AsyncGenerator[list[Json], None]:
-        async for files in self._fs.walk(_path(fields)):
+        path = _path(fields)
+        real = await self._links.place(path)
+        async for files in self._fs.walk(real):
             for start in range(0, len(files), ROWS):
-                yield [row_of(file) for file in files[start : start + ROWS]]
+                some = files[start : start + ROWS]
+                yield [row_of(file, _seen_from(path, real, file.path)) for file in some]
 
     async def _tell_local_folders(self, _: Caller, __: Json, ___: bytes) -> Answer:
         return Answer({"folders": [list(pair) for pair in self._local_folders()]})
@@ -134,7 +154,7 @@ class Calls:
     # ------------------------------------------------------------------ files
 
     async def _file(self, path: str, version: object) -> FileEntry:
-        entry = await self._fs.stat(path)
+        entry = await self._links.find(path)
         if not isinstance(entry, FileEntry):
             raise IsADirectory(f"{path} is a folder", path=path)
         if version is not None and entry.version != version:
@@ -144,17 +164,20 @@ class Calls:
     async def _open(self, caller: Caller, fields: Json, _: bytes) -> Answer:
         path = _path(fields)
         if fields.get("writes"):
-            return self._opened(caller, await self._open_to_write(path, fields), append=bool(fields.get("append")))
-        return self._opened(caller, self._fs.open(await self._file(path, fields.get("version"))), append=False)
+            file: AnyFile = await self._open_to_write(path, fields)
+        else:
+            file = self._fs.open(await self._file(path, fields.get("version")))
+        return self._opened(caller, file, path, append=bool(fields.get("append")))
 
     async def _open_to_write(self, path: str, fields: Json) -> OpenDraft:
         truncates, exclusive = bool(fields.get("truncates")), bool(fields.get("exclusive"))
         if fields.get("creates"):
-            await self._fs.writer.check_target(path, overwrite=not exclusive)
-            return await self._fs.changes.create(path, None, exclusive=exclusive, truncate=truncates)
+            real = await self._links.place(path, last=not exclusive)
+            await self._fs.writer.check_target(real, overwrite=not exclusive)
+            return await self._fs.changes.create(real, None, exclusive=exclusive, truncate=truncates)
         return await self._fs.changes.open(await self._file(path, None), truncate=truncates)
 
-    def _opened(self, caller: Caller, file: AnyFile, *, append: bool) -> Answer:
+    def _opened(self, caller: Caller, file: AnyFile, path: str, *, append: bool) -> Answer:
         try:
             if isinstance(file, OpenDraft) and file.is_writer:
                 local = file.opened_again(os.O_RDWR | (os.O_APPEND if append else 0))
@@ -163,14 +186,18 @@ class Calls:
         except BaseException:
             file.close()
             raise
-        head = row_of(file.entry) | {"handle": caller.session.add(file)}
+        if local is not None and isinstance(file, OpenFile):
+            file.passed()
+        head = row_of(file.entry, path) | {"handle": caller.session.add(file)}
         return Answer(head, files=() if local is None else (local,))
 
     async def _read(self, caller: Caller, fields: Json, _: bytes) -> Answer:
         """Bytes of a file that is not whole here; with a descriptor once it is."""
         file, offset, size = caller.session.file(fields.get("handle")), _whole(fields, "offset"), _whole(fields, "size")
         data = await file.read(offset, min(size, PIECE_BYTES))
-        local = file.reader() if not isinstance(file, OpenDraft) else None
+        local = file.reader() if isinstance(file, OpenFile) else None
+        if local is not None and isinstance(file, OpenFile):
+            file.passed(offset + len(data))
         return Answer(data=data, files=() if local is None else (local,))
 
     async def _write(self, caller: Caller, fields: Json, data: bytes) -> Answer:
@@ -202,7 +229,7 @@ class Calls:
 
     async def _announce(self, caller: Caller, fields: Json, data: bytes) -> Answer:
         wanted = data.decode("utf-8", "surrogateescape").split("\0") if data else []
-        self._job(caller).announce([paths.normalize(path) for path in wanted])
+        self._job(caller).announce(paths.normalize_all(wanted))
         return Answer()
 
     async def _advance(self, caller: Caller, fields: Json, _: bytes) -> Answer:
@@ -220,12 +247,21 @@ class Calls:
         return caller.jobs[0]
 
 
-def row_of(entry: Entry) -> Json:
-    """A file or folder as programs see it."""
-    common = {"path": entry.path, "mtime_ns": entry.mtime_ns, "mode": entry.posix and entry.posix.mode}
+def row_of(entry: Entry, path: str) -> Json:
+    """A file or folder as programs see it, at the path by which they know it."""
+    mode = None if entry.posix is None else stat.S_IMODE(entry.posix.mode)
+    common = {"path": path, "mtime_ns": entry.mtime_ns, "mode": mode}
     if isinstance(entry, FileEntry):
-        return common | {"type": "file", "size": entry.size, "version": entry.version}
+        kind = "link" if is_link(entry) else "file"
+        return common | {"type": kind, "size": entry.size, "version": entry.version}
     return common | {"type": "directory", "size": 0, "version": None}
+
+
+def _seen_from(path: str, real: str, found: str) -> str:
+    """What was found at or below `real`, as it is called where `path` led there."""
+    if path == real:
+        return found
+    return path if found == real else paths.join(path, paths.relative(found, real))
 
 
 def _path(fields: Json, name: str = "path") -> str:

@@ -20,13 +20,14 @@ import structlog
 from forebay.clock import Clock
 from forebay.errors import Denied, FsError, Invalid, Unavailable, kinds
 from forebay.frontends.local.batches import Batch
-from forebay.frontends.local.calls import Caller, Calls, LocalFolders
+from forebay.frontends.local.calls import Caller, Calls
 from forebay.frontends.local.format import VERSION, BadFrame, Frame, Json, Kind, parse_json, parse_paths
 from forebay.frontends.local.link import Link
 from forebay.frontends.local.orders import Job, Orders
 from forebay.frontends.local.sessions import Session, Sessions
 from forebay.frontends.local.shelf import Shelf
 from forebay.vfs.filesystem import FileSystem
+from forebay.vfs.links import Links, LocalFolders
 
 log = structlog.get_logger()
 
@@ -66,7 +67,8 @@ class LocalServer:
         self._clock = clock
         self._path = path
         self._clean = clean
-        self._calls = Calls(fs, orders, local_folders)
+        self._links = Links(fs, local_folders)
+        self._calls = Calls(fs, self._links, orders, local_folders)
         self._sessions = Sessions()
         self._programs: dict[Link, _Program] = {}
         self._listener: socket.socket | None = None
@@ -138,7 +140,7 @@ class LocalServer:
             self._greet(program, frame)
         elif frame.kind == Kind.FILES:
             self._check_bound(program, frame.request)
-            batch = program.batches[frame.request] = Batch(self._fs, self._shelf, link, frame.request, self._explain)
+            batch = program.batches[frame.request] = self._batch(link, frame.request)
             self._begin(batch, frame)
         elif frame.kind == Kind.DONE:
             if (done := program.batches.pop(frame.request, None)) is not None:
@@ -153,6 +155,9 @@ class LocalServer:
             call.add_done_callback(program.calls.discard)
         else:
             raise BadFrame(f"no request is of kind {frame.kind}")
+
+    def _batch(self, link: Link, request: int) -> Batch:
+        return Batch(self._fs, self._links, self._shelf, link, request, self._explain)
 
     def _begin(self, batch: Batch, frame: Frame) -> None:
         wanted = parse_paths(frame.body)

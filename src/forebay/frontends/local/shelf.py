@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from forebay.cache.pagefile import Descriptor
 from forebay.vfs.drafts import AnyFile
-from forebay.vfs.entries import FileEntry, Found
+from forebay.vfs.entries import FileEntry, Found, is_link
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.openfile import OpenFile
 
@@ -26,7 +26,7 @@ class Opened(NamedTuple):
     """A file that is open now, and how a program reads it."""
 
     file: AnyFile  # closed by whoever asked
-    descriptor: Descriptor
+    descriptor: Descriptor | None  # None: not by itself, since not all of it is here
     size: int
 
 
@@ -59,30 +59,30 @@ class Shelf:
         return len(self._kept)
 
     def open(self, path: str, now: float) -> Opened | None:
-        """Open the file at a path if memory knows it and all of it is cached; `now` by the monotonic clock."""
+        """Open the file at a path if memory knows it; `now` by the monotonic clock."""
         kept = self._kept.get(path)
         if kept is not None:
             # `_now_turn`, written out: every read of a small file comes by here.
             is_current = kept.turn == self._turn + self._fs.metadata.changed_turn and now < kept.until
-            if (is_current or self._is_same(kept, path, now)) and kept.opened.file.reopen():
+            file = kept.opened.file
+            if (is_current or self._is_same(kept, path, now)) and isinstance(file, OpenFile) and file.reopen():
+                file.passed_again()
                 kept.was_opened = True
                 return kept.opened
             self._forget(path)
         found = self._peek(path)
-        if found is None or not isinstance(found.entry, FileEntry):
+        if found is None or not isinstance(found.entry, FileEntry) or is_link(found.entry):
             return None
         return self._open_new(path, found, found.entry, now)
 
-    def open_entry(self, entry: FileEntry) -> Opened | None:
-        """Open what an entry's path shows now, if all of it is cached; it is not kept."""
-        file = self._fs.open(entry)
+    def describe(self, file: AnyFile) -> Opened:
+        """How a program reads a file that is open, without keeping that; what it reads by itself counts as read."""
         try:
             descriptor = file.reader()
         except OSError:  # such as EMFILE: it is read through the socket
             descriptor = None
-        if descriptor is None:
-            file.close()
-            return None
+        if descriptor is not None and isinstance(file, OpenFile):
+            file.passed()
         return Opened(file, descriptor, file.entry.size)
 
     def _now_turn(self) -> int:
@@ -101,9 +101,9 @@ class Shelf:
         kept.until, kept.turn = now + found.ttl_s, self._now_turn()
         return True
 
-    def _open_new(self, path: str, found: Found, entry: FileEntry, now: float) -> Opened | None:
-        opened = self.open_entry(entry)
-        if opened is not None and isinstance(opened.file, OpenFile) and found.ttl_s > 0:
+    def _open_new(self, path: str, found: Found, entry: FileEntry, now: float) -> Opened:
+        opened = self.describe(self._fs.open(entry))
+        if opened.descriptor is not None and isinstance(opened.file, OpenFile) and found.ttl_s > 0:
             self._kept[path] = _Kept(entry, opened, now + found.ttl_s, self._now_turn())
             self._paths_of.setdefault(opened.file.local_id, []).append(path)
             if len(self._kept) > self._most:
