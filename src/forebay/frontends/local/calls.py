@@ -151,8 +151,11 @@ class Calls:
         truncates, exclusive = bool(fields.get("truncates")), bool(fields.get("exclusive"))
         if fields.get("creates"):
             await self._fs.writer.check_target(path, overwrite=not exclusive)
-            return await self._fs.changes.create(path, None, exclusive=exclusive, truncate=truncates)
-        return await self._fs.changes.open(await self._file(path, None), truncate=truncates)
+            opened = await self._fs.changes.create(path, None, exclusive=exclusive, truncate=truncates)
+        else:
+            opened = await self._fs.changes.open(await self._file(path, None), truncate=truncates)
+        self._fs.tell(path, below=False)  # the program writes the local file by itself
+        return opened
 
     def _opened(self, caller: Caller, file: AnyFile, *, append: bool) -> Answer:
         try:
