@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from forebay.errors import Denied, FsError, Invalid
-from forebay.vfs import journal_log
+from forebay.vfs import journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import (
     BLOCK_BYTES,
@@ -109,25 +110,85 @@ async def test_a_retired_record_is_written_soon_without_any_append(
     await journal.close()
 
 
-async def test_a_record_that_need_not_be_synced_is_written_at_once_and_outlasts_a_kill(
+async def killed(folder: Path, into: Path) -> list[tuple[str, dict[str, object]]]:
+    """Keys and fields of what the next process finds if this one is killed now."""
+    shutil.copytree(folder, into)
+    return [(record.about, record.fields) for record in await left_in(into)]
+
+
+async def test_a_record_that_need_not_be_synced_waits_for_nothing_and_outlasts_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = opened(tmp_path / "j")
-    assert journal.append_now("/a", {"n": 1}) is None  # there is no segment yet, and making one takes syncs
-    synced = await journal.append("/a", {"n": 1})
-    async with asyncio.timeout(30):
-        while (unsynced := journal.append_now("/b", {"n": [2]})) is None:  # the thread has told us, and is not done
-            await asyncio.sleep(0)
-    shutil.copytree(tmp_path / "j", tmp_path / "killed")
-    assert await left_in(tmp_path / "killed") == [synced, unsynced]
-    syncs: list[int] = []
-    monkeypatch.setattr(journal_log, "sync", syncs.append)
-    assert journal.append_now("/c", {}) is not None
-    assert syncs == []
-    await journal.settle()
-    assert len(syncs) == 1
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def sync(fd: int) -> None:
+        syncing.set()
+        assert go_on.wait(30)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_log, "sync", sync)
+        appending = asyncio.ensure_future(journal.append("/a", {"n": 1}))
+        await asyncio.to_thread(syncing.wait)  # the thread waits for the disk
+        unsynced = journal.append_now("/b\udcff\n", {"n": [2]})
+        assert not unsynced.is_synced
+        shutil.copytree(tmp_path / "j", tmp_path / "killed")
+        go_on.set()
+        assert (await appending).is_synced
     await journal.close()
-    assert journal.append_now("/d", {}) is None
+    assert [record.about for record in await left_in(tmp_path / "killed")] == ["/b\udcff\n"]
+    assert [record.about for record in await left_in(tmp_path / "j")] == ["/b\udcff\n", "/a"]
+    with pytest.raises(FsError):
+        journal.append_now("/c", {})
+
+
+async def test_of_unsynced_records_and_synced_ones_the_newest_of_a_key_is_left(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "j")
+    journal.append_now("/twice", {"n": 1})
+    twice = journal.append_now("/twice", {"n": 2})
+    journal.append_now("/then synced", {"n": 1})
+    await journal.append("/then synced", {"n": 2})
+    journal.retire(journal.append_now("/retired", {}))
+    replaced = journal.append_now("/retired before", {"n": 1})
+    journal.append_now("/retired before", {"n": 2})
+    journal.retire(replaced)
+    left = [("/twice", {"n": 2}), ("/then synced", {"n": 2}), ("/retired before", {"n": 2})]
+    assert await killed(tmp_path / "j", tmp_path / "first") == left
+    assert await killed(tmp_path / "first", tmp_path / "second") == left, "reading it changes nothing"
+    journal.retire(twice)
+    await journal.close()
+    assert [record.about for record in await left_in(tmp_path / "j")] == ["/then synced", "/retired before"]
+
+
+async def test_a_line_that_was_cut_is_no_record_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    for number in range(3):
+        journal.append_now(f"/{number}", {})
+    await journal.close()
+    (lines,) = tmp_path.glob("*.lines")
+    os.truncate(lines, lines.stat().st_size - 1)
+    with capture_logs() as logs:
+        journal = opened(tmp_path)
+    assert [(line["event"], line["lines"]) for line in logs] == [("journal.unreadable", 1)]
+    journal.append_now("/3", {})
+    await journal.close()
+    assert [record.about for record in await left_in(tmp_path)] == ["/0", "/1", "/3"]
+
+
+async def test_unsynced_records_take_room_for_as_long_as_they_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsynced_log, "SPENT_MAX", 10_000)
+    journal = opened(tmp_path / "j")
+    kept = journal.append_now("/kept", {"text": "x" * 1_000})
+    for number in range(500):
+        journal.retire(journal.append_now(f"/{number}", {"text": "x" * 1_000}))
+    assert await killed(tmp_path / "j", tmp_path / "killed") == [(kept.about, kept.fields)]
+    await journal.settle()
+    (lines,) = (tmp_path / "j").glob("*.lines")
+    assert lines.stat().st_size < 20_000
+    await journal.close()
+    assert await left_in(tmp_path / "j") == [kept]
 
 
 async def test_what_was_recovered_can_be_retired_and_is_not_held_any_longer(tmp_path: Path) -> None:
