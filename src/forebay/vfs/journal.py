@@ -17,6 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,8 @@ class Journal:
             Denied, NoSpace: it cannot be written.
         """
         self._folder = folder
-        self._log = Log(folder, segment_bytes)
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="journal-segments")
+        self._log = Log(folder, segment_bytes, spawn=self._maker.submit)
         try:
             self._unsynced = UnsyncedLog(folder)
         except OSError as error:
@@ -176,6 +178,7 @@ class Journal:
         self._put(_Job(None, None, is_last=True))
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._maker.shutdown)
         self._unsynced.close()
 
     def _check_open(self) -> None:

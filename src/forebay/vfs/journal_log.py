@@ -8,7 +8,8 @@ A record is live until it is retired, or a newer record with its key is on the d
 written before costs one flush of the disk and no change of the file system's metadata, so segments are filled with
 zeros once and then recycled.
 
-*Callers*: `journal.py`, from one thread at a time, in one process (the daemon holds its home's lock).  *Locks*: none.
+*Callers*: `journal.py`, from one thread at a time, in one process (the daemon holds its home's lock); a segment that
+is made ahead is nobody else's until it is done.  *Locks*: none.
 *Invariants*: a segment is synced before the next is begun, a header before the first entry; whatever leaves memory's
 list of live records by being replaced was synced in its new place before; a block that holds an acknowledged record is
 not written to until that record is retired.
@@ -21,6 +22,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +53,7 @@ from forebay.vfs.journal_format import (
 
 log = structlog.get_logger()
 
-SPARES_MAX = 2  # free segments that are kept: one to go on with, one for a burst
+SPARES_MAX = 8  # free segments that are kept: one to go on with, the others for a burst of small files
 COPIED_BYTES = MIB  # live bytes copied forward in one step, for which an append may have to wait: some milliseconds
 _FILLED_BYTES = MIB  # zeros in one write
 _PIECES_MAX = 1024  # in one write: IOV_MAX of Linux, limits.h
@@ -105,11 +107,29 @@ class Place(NamedTuple):
     about: str
 
 
+def _at_once(make: Callable[[], Segment]) -> Future[Segment]:
+    made: Future[Segment] = Future()
+    try:
+        made.set_result(make())
+    except OSError as error:
+        made.set_exception(error)
+    return made
+
+
 class Log:
     """See the module.  Methods that write raise OSError; `explained` makes it one of our kinds."""
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        spawn: Callable[[Callable[[], Segment]], Future[Segment]] = _at_once,
+    ) -> None:
         """Open or create, and recover.
+
+        Args:
+            spawn: has a segment made ahead, in a thread that appends need not wait for.
 
         Raises:
             FsError: a file is damaged in a way that no crash explains, or made by a newer Forebay.
@@ -120,6 +140,8 @@ class Log:
         self._segment_bytes = segment_bytes
         self._chain: deque[Segment] = deque()
         self._spares: deque[Segment] = deque()
+        self._spawn = spawn
+        self._ahead: Future[Segment] | None = None  # a spare that is being made
         self._fd = -1  # of the chain's last segment, while it is written to
         self._end = 0  # where it goes on
         self._generation = 0  # of the newest segment
@@ -355,12 +377,20 @@ class Log:
         """A segment to go on in."""
         if not self._spares:
             self._release()
+        if not self._spares:
+            self._take_ahead()
         if self._spares:
             return self._spares.popleft()
         if len(self._chain) == 1 and not self._live:
             self.leave()
             return self._chain.pop()  # nothing in it is needed: it follows itself
         return self._make()
+
+    def _take_ahead(self) -> None:
+        """Take the spare that is being made, if there is one, and wait for it.  Raises OSError."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._spares.append(ahead.result())
 
     def _make(self) -> Segment:
         """A new segment, whose blocks are written once, so that writing them again changes bytes only."""
@@ -421,6 +451,8 @@ class Log:
 
         Steps keep pace: what one batch of appends adds is at most what one step copies.
         """
+        if self._ahead is not None and self._ahead.done():
+            self._take_ahead()
         self._trim()  # a start may find more than are to be kept
         while len(self._chain) > self.segments_max:
             if self._chain[0].live:
@@ -429,9 +461,11 @@ class Log:
                 self._release()
             if not is_idle():
                 return
-        is_half_full = self._fd >= 0 and self._end > self._segment_bytes // 2
-        if is_half_full and not self._spares and self._chain[0].live and is_idle():
-            self._spares.append(self._make())  # now rather than when an append waits for it
+        is_filling = self._fd >= 0 and self._end > self._segment_bytes // 4
+        if is_filling and not self._spares and self._chain[0].live and self._ahead is None:
+            self._ahead = self._spawn(self._make)  # now rather than when an append waits for it
+            if self._ahead.done():
+                self._take_ahead()
 
     def _copy_forward(self, segment: Segment) -> None:
         """Write some live records of a segment again, at the end.

@@ -263,10 +263,10 @@ async def test_its_size_follows_what_is_pending_and_not_what_was(tmp_path: Path)
     journal = opened(tmp_path)
     kept = [await journal.append("/kept/first", {}, BODY)]  # would hold everything after it for ever
     for turn in range(6):
-        burst = [await journal.append(f"/{index}", {"turn": turn}, BODY) for index in range(20)]
+        burst = [await journal.append(f"/{index}", {"turn": turn}, BODY) for index in range(40)]
         kept.append(await journal.append(f"/kept/{turn}", {}))
         await journal.settle()
-        assert len(files(tmp_path)) >= 10
+        assert len(files(tmp_path)) >= 20
         for record in burst:
             journal.retire(record)
         await journal.settle()
@@ -282,6 +282,32 @@ async def test_a_journal_with_nothing_pending_writes_over_what_it_has(tmp_path: 
     await journal.close()
     assert len(files(tmp_path)) <= 2
     assert await left_in(tmp_path) == []
+
+
+async def test_an_append_needs_no_wait_for_a_segment_that_is_made_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, go_on = threading.Event(), threading.Event()
+    make, makers = Log._make, list[str]()
+
+    def slowly(log: Log) -> journal_log.Segment:
+        makers.append(threading.current_thread().name.partition("_")[0])
+        if makers[-1] == "journal-segments":
+            making.set()
+            assert go_on.wait(30)
+        return make(log)
+
+    monkeypatch.setattr(Log, "_make", slowly)
+    journal = opened(tmp_path)
+    kept = [await journal.append("/0", {}, BODY)]
+    await asyncio.to_thread(making.wait)
+    kept.append(await journal.append("/1", {}, BODY))  # which fits into the segment there is
+    appending = asyncio.ensure_future(journal.append("/2", {}, BODY))
+    go_on.set()
+    kept.append(await appending)
+    assert makers.count("journal") == 1, "the first segment: what is being made is waited for, not made again"
+    await journal.close()
+    assert await left_in(tmp_path) == kept
 
 
 async def test_it_grows_no_more_when_it_is_never_idle(tmp_path: Path) -> None:
@@ -520,7 +546,7 @@ async def test_a_header_that_failed_voids_no_later_record(tmp_path: Path, monkey
 async def test_a_start_removes_spare_segments_that_a_crash_has_left(tmp_path: Path) -> None:
     kept = await filled(tmp_path)
     last = files(tmp_path)[-1]
-    for number in range(10, 16):
+    for number in range(10, 14 + journal_log.SPARES_MAX):
         (tmp_path / f"{number:08d}.log").write_bytes(bytes(SEGMENT))
     (tmp_path / "new.tmp").write_bytes(b"half")
     journal = opened(tmp_path)
