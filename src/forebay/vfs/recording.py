@@ -94,6 +94,7 @@ class Recorder:
         if draft.recording.locked() or draft.is_gone or not record_now(draft, self._journal):
             return False
         self.drop_aside(draft)
+        failpoints.hit("upload.recorded")
         return True
 
     async def amend(self, draft: Draft, **changed: object) -> None:
