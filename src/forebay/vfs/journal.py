@@ -158,6 +158,7 @@ class Journal:
 
     def _write_retired(self) -> None:
         self._timer = None
+        self._unsynced.tell()
         self._put(_Job(None, None))
 
     async def settle(self) -> None:
@@ -166,6 +167,7 @@ class Journal:
         Raises:
             NoSpace, FsError: the disk refuses; what was retired may come back.
         """
+        self._unsynced.tell()
         await self._ask(None)
 
     async def close(self) -> None:

@@ -80,13 +80,14 @@ class UnsyncedLog:
         if about in self._live and number in (None, self._live[about][0]):
             self._keep(about, None)
             self._untold.append(about)
-            with contextlib.suppress(OSError):
-                self._tell()
+            self.tell()
 
-    def _tell(self) -> None:
-        while self._untold:
-            self._write(_encode(Line(_NONE, encode_text(self._untold[0], {}))))
-            self._untold.popleft()
+    def tell(self) -> None:
+        """Write again what a full disk did not take of `drop`.  Raises nothing: `sync` does."""
+        with contextlib.suppress(OSError):
+            while self._untold:
+                self._write(_encode(Line(_NONE, encode_text(self._untold[0], {}))))
+                self._untold.popleft()
 
     def _keep(self, about: str, line: Line | None) -> int:
         _, before = self._live.pop(about, (0, None))
@@ -127,7 +128,8 @@ class UnsyncedLog:
 
         Those were begun before the file that is synced, whichever that is by then, and nobody else closes them.
         """
-        self._tell()
+        if self._untold:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         count = len(self._before)
         if not self._is_dirty and not count:
             return

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from forebay.errors import Denied, FsError, Invalid
+from forebay.errors import Denied, FsError, Invalid, NoSpace
 from forebay.vfs import journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import (
@@ -189,6 +189,25 @@ async def test_unsynced_records_take_room_for_as_long_as_they_count(
     assert lines.stat().st_size < 20_000
     await journal.close()
     assert await left_in(tmp_path / "j") == [kept]
+
+
+async def test_that_an_unsynced_record_is_retired_is_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path / "j")
+    record = journal.append_now("/a", {})
+
+    def fail(log: unsynced_log.UnsyncedLog, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(unsynced_log.UnsyncedLog, "_write", fail)
+        journal.retire(record)
+        with pytest.raises(NoSpace):
+            await journal.settle()
+    await journal.settle()
+    assert await killed(tmp_path / "j", tmp_path / "killed") == []
+    await journal.close()
 
 
 async def test_what_was_recovered_can_be_retired_and_is_not_held_any_longer(tmp_path: Path) -> None:
