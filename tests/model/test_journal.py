@@ -119,16 +119,6 @@ class JournalMachine(RuleBasedStateMachine):
     def append_all(self, asked: Asked) -> None:
         assert all(isinstance(outcome, int) for outcome in self.append(asked))
 
-    @rule(key=st.sampled_from(KEYS))
-    def append_unsynced(self, key: str) -> None:
-        self.number += 1
-        seq = self.log.append_unsynced(Item(key, encode_text(key, {"n": self.number}), None))
-        if seq is not None:
-            assert seq > self.highest  # after a power cut another record may have it
-            self.live[key] = seq
-            self.latest[key] = self.number, None
-            self.possible[key].add(self.latest[key])  # and what was there before: the power may take it
-
     @rule(asked=writes, after=st.integers(0, 7), number=st.sampled_from([errno.EIO, errno.ENOSPC]))
     def append_while_the_disk_refuses(self, asked: Asked, after: int, number: int) -> None:
         self.disk.fail_after(after, OSError(number, os.strerror(number)))
@@ -183,8 +173,6 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def kill(self) -> None:
         """The process dies: the page cache is as it was."""
-        for key in self.live:
-            self.possible[key] = {value for value in self.possible[key] if value and value >= self.latest[key]}
         self.open()
 
     @rule(asked=writes, after=st.integers(0, 9), seed=st.integers(0, 1 << 32))

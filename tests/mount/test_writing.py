@@ -17,7 +17,7 @@ from forebay.testing.daemons import RunForebay, daemon_pid, wait_until
 from forebay.testing.killing import MODES, Writer, check
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.treemodel import SETTINGS, TreeMachine
-from mount.conftest import s3_options
+from mount.conftest import Child, s3_options
 
 FSX_OPERATIONS = 3_000  # of each of two processes
 EXAMPLES = 10  # of the tree machine, each of 40 steps
@@ -135,3 +135,34 @@ def _bytes_of(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def test_who_makes_files_is_not_asked_for_what_the_kernel_was_told(
+    writable_mount: Path, forebay: RunForebay, child: Child
+) -> None:
+    code = """
+for number in range(20):
+    fd = os.open(f"{argv[1]}/{number}", os.O_WRONLY | os.O_CREAT)
+    assert os.fstat(fd).st_size == 0
+    os.close(fd)
+"""
+    child(code, writable_mount)
+    (info,) = forebay("fuse", "stat", str(writable_mount), "--json").json
+    assert info["requests"]["CREATE"] == 20
+    assert info["requests"]["GETATTR"] < 40, "one of the folder for each, since it changes, and none of the file"
+
+
+def test_what_a_program_writes_into_a_file_that_was_made_through_the_mount_shows_at_once(
+    writable_mount: Path, child: Child
+) -> None:
+    code = """
+import forebay
+fd = os.open(f"{argv[1]}/f", os.O_WRONLY | os.O_CREAT)
+assert os.fstat(fd).st_size == 0
+with forebay.FileSystem().open("/b/f", "r+b") as file:
+    file.write(b"four")
+    file.flush()
+    print(os.stat(f"{argv[1]}/f").st_size)
+os.close(fd)
+"""
+    assert child(code, writable_mount).stdout == b"4\n"

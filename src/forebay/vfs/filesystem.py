@@ -80,6 +80,7 @@ class FileSystem:
         )
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
+        self.views = 0  # kernel mounts that show the tree, or a part of it
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
         self.drafts = DraftTable()
@@ -125,11 +126,6 @@ class FileSystem:
         """Tell frontends that what is at a path, and all `below` it, may have changed."""
         for told in self.on_change:
             told(path, below)
-
-    @property
-    def has_one_view(self) -> bool:
-        """Does one frontend alone show the tree to the kernel?"""
-        return len(self.on_change) == 1
 
     # ------------------------------------------------------------------ names
 

@@ -1,8 +1,8 @@
 """The journal: what was acknowledged on the local disk and is not in its store yet.
 
 A record is on the disk when its `append` returns.  Appends that wait are written together, with one sync; a thread of
-its own does that.  What need not outlast a power cut is written at once by `append_now`.  How the disk looks is said in
-`journal_format.py`, how it is used in `journal_log.py`.
+its own does that.  How the disk looks is said in `journal_format.py`, how it is used in `journal_log.py`.  What need
+not outlast a power cut is written at once by `append_now`, to files of its own (`unsynced_log.py`).
 
 *Callers*: the write path, on the loop.  *Locks*: none; a queue.  *Awaits*: the thread.  *Invariants*: records are
 written in the order of the calls; the newest record of a key is the only one that is live.
@@ -12,10 +12,12 @@ may be there, and one that was retired may be there again, so whoever acts on re
 
 import asyncio
 import contextlib
+import operator
 import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from forebay.types import Buffer
 from forebay.units import MIB
 from forebay.vfs.journal_format import SEGMENT_BYTES, checked_body, decode_text, encode_text, entry_bytes
 from forebay.vfs.journal_log import Item, Log
+from forebay.vfs.unsynced_log import Line, UnsyncedLog
 
 log = structlog.get_logger()
 
@@ -38,10 +41,15 @@ RETIRE_WITHIN_S = 1.0  # the disk learns of a retired record so soon; until then
 class Record:
     """What was appended."""
 
-    seq: int  # grows for ever, in the order of the appends; not without gaps
+    seq: int  # grows for ever, in the order of the appends, not without gaps; negative: it is not synced
     about: str  # the key: a newer record with the same one takes this one's place
     fields: dict[str, Any]  # as JSON gives them back: lists, no tuples
     body: bytes | None
+
+    @property
+    def is_synced(self) -> bool:
+        """Does it outlast a power cut?"""
+        return self.seq > 0
 
 
 class _Job(NamedTuple):
@@ -66,15 +74,35 @@ class Journal:
             Denied, NoSpace: it cannot be written.
         """
         self._folder = folder
-        self._log = Log(folder, segment_bytes)
-        self._recovered = {seq: Record(seq, *decode_text(text), body) for seq, text, body in self._log.recovered}
-        self._log.recovered = []
+        self._maker = ThreadPoolExecutor(1, thread_name_prefix="journal-segments")
+        self._log = Log(folder, segment_bytes, spawn=self._maker.submit)
+        try:
+            self._unsynced = UnsyncedLog(folder)
+        except OSError as error:
+            raise self._log.explained(error) from error
+        self._last_seq = 0
+        self._recovered = self._recover()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._retired: deque[int] = deque()  # for the thread, which need not wake up for each
         self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
-        self._asked = self._done = 0  # jobs; equal while the thread has nothing to do
         self._is_closed = False
+
+    def _recover(self) -> dict[int, Record]:
+        """The records of both logs, in the order of the appends; a synced one is newer than another of its key."""
+        records = [Record(seq, *decode_text(text), body) for seq, text, body in self._log.recovered]
+        self._log.recovered = []
+        keys = {record.about for record in records}
+        placed = [((record.seq, 0), record) for record in records]
+        for number, line in self._unsynced.records():
+            record = Record(number, *decode_text(line.text), None)
+            if record.about in keys:
+                self._unsynced.drop(record.about)
+            else:
+                placed.append(((line.after, -number), record))
+        placed.sort(key=operator.itemgetter(0))
+        self._last_seq = max((record.seq for record in records), default=0)
+        return {record.seq: record for _, record in placed}
 
     # ------------------------------------------------------------------ on the loop
 
@@ -94,26 +122,26 @@ class Journal:
         """
         item = Item(about, encode_text(about, dict(fields)), checked_body(body))
         seq: int = await self._ask(item)
+        self._last_seq = max(self._last_seq, seq)
+        self._unsynced.drop(about)
         return Record(seq, *decode_text(item.text), item.body)
 
-    def append_now(self, about: str, fields: dict[str, Any]) -> Record | None:
-        """Keep a record as `append` does, but not over a power cut, and without waiting; None: use `append`.
+    def append_now(self, about: str, fields: dict[str, Any]) -> Record:
+        """Keep a record as `append` does, but not over a power cut, and without waiting.
 
         Args:
+            about: a key that has no synced record.
             fields: as JSON gives them back: lists, no tuples.
 
         Raises:
-            Invalid: as `append`.
-            NoSpace, FsError: the disk is full, or failed.
+            Invalid, NoSpace, FsError: as `append`.
         """
-        if self._is_closed or self._asked != self._done:
-            return None  # the log is in the hands of the thread
-        item = Item(about, encode_text(about, fields), None)
+        self._check_open()
         try:
-            seq = self._log.append_unsynced(item)
+            seq = self._unsynced.append(about, Line(self._last_seq, encode_text(about, fields)))
         except OSError as error:
             raise self._log.explained(error) from error
-        return None if seq is None else Record(seq, about, fields, None)
+        return Record(seq, about, fields, None)
 
     def retire(self, record: Record) -> None:
         """The record is not needed any more: it is in its store, or nobody wants it.  Not durable at once.
@@ -121,12 +149,16 @@ class Journal:
         A record that was replaced or retired before stays so.
         """
         self._recovered.pop(record.seq, None)
-        self._retired.append(record.seq)
+        if record.is_synced:
+            self._retired.append(record.seq)
+        else:
+            self._unsynced.drop(record.about, record.seq)
         if self._timer is None and not self._is_closed:
             self._timer = asyncio.get_running_loop().call_later(RETIRE_WITHIN_S, self._write_retired)
 
     def _write_retired(self) -> None:
         self._timer = None
+        self._unsynced.tell()
         self._put(_Job(None, None))
 
     async def settle(self) -> None:
@@ -135,6 +167,7 @@ class Journal:
         Raises:
             NoSpace, FsError: the disk refuses; what was retired may come back.
         """
+        self._unsynced.tell()
         await self._ask(None)
 
     async def close(self) -> None:
@@ -147,10 +180,15 @@ class Journal:
         self._put(_Job(None, None, is_last=True))
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._maker.shutdown)
+        self._unsynced.close()
 
-    def _ask(self, item: Item | None) -> asyncio.Future[Any]:
+    def _check_open(self) -> None:
         if self._is_closed:
             raise FsError(f"the journal of pending writes in {self._folder} is closed", path=str(self._folder))
+
+    def _ask(self, item: Item | None) -> asyncio.Future[Any]:
+        self._check_open()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put(_Job(item, answer))
         return answer
@@ -159,7 +197,6 @@ class Journal:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
             self._thread.start()
-        self._asked += 1
         self._jobs.put(job)
 
     # ------------------------------------------------------------------ the thread
@@ -176,7 +213,6 @@ class Journal:
                 log.exception("journal.failed", path=str(self._folder))
                 failed = FsError(f"the journal of pending writes in {self._folder} failed: {type(error).__name__}")
                 _tell((job, failed) for job in jobs)
-            self._done += len(jobs)
         self._log.leave()
 
     def _waiting(self) -> list[_Job]:
@@ -198,6 +234,7 @@ class Journal:
         failed: FsError | None = None
         try:
             if jobs[-1].item is None:
+                self._unsynced.sync()  # first: what was retired here had replaced what was not synced
                 self._log.write_retired()
             self._log.tidy(self._jobs.empty)
         except OSError as error:

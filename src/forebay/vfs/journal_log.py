@@ -8,9 +8,11 @@ A record is live until it is retired, or a newer record with its key is on the d
 written before costs one flush of the disk and no change of the file system's metadata, so segments are filled with
 zeros once and then recycled.
 
-*Callers*: `journal.py`, from one thread at a time, in one process (the daemon holds its home's lock).  *Locks*: none.
-*Invariants*: a segment is synced before the next is begun, a header before the first entry; a block that holds an
-acknowledged record is not written to until that record is retired, or replaced by one that is synced.
+*Callers*: `journal.py`, from one thread at a time, in one process (the daemon holds its home's lock); a segment that
+is made ahead is nobody else's until it is done.  *Locks*: none.
+*Invariants*: a segment is synced before the next is begun, a header before the first entry; whatever leaves memory's
+list of live records by being replaced was synced in its new place before; a block that holds an acknowledged record is
+not written to until that record is retired.
 *On crash*: what was not synced may be there or not; a retired record may be live again.  A write that failed is like a
 write that was not synced.
 """
@@ -20,6 +22,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +53,7 @@ from forebay.vfs.journal_format import (
 
 log = structlog.get_logger()
 
-SPARES_MAX = 2  # free segments that are kept: one to go on with, one for a burst
+SPARES_MAX = 8  # free segments that are kept: one to go on with, the others for a burst of small files
 COPIED_BYTES = MIB  # live bytes copied forward in one step, for which an append may have to wait: some milliseconds
 _FILLED_BYTES = MIB  # zeros in one write
 _PIECES_MAX = 1024  # in one write: IOV_MAX of Linux, limits.h
@@ -104,11 +107,29 @@ class Place(NamedTuple):
     about: str
 
 
+def _at_once(make: Callable[[], Segment]) -> Future[Segment]:
+    made: Future[Segment] = Future()
+    try:
+        made.set_result(make())
+    except OSError as error:
+        made.set_exception(error)
+    return made
+
+
 class Log:
     """See the module.  Methods that write raise OSError; `explained` makes it one of our kinds."""
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        spawn: Callable[[Callable[[], Segment]], Future[Segment]] = _at_once,
+    ) -> None:
         """Open or create, and recover.
+
+        Args:
+            spawn: has a segment made ahead, in a thread that appends need not wait for.
 
         Raises:
             FsError: a file is damaged in a way that no crash explains, or made by a newer Forebay.
@@ -119,11 +140,12 @@ class Log:
         self._segment_bytes = segment_bytes
         self._chain: deque[Segment] = deque()
         self._spares: deque[Segment] = deque()
+        self._spawn = spawn
+        self._ahead: Future[Segment] | None = None  # a spare that is being made
         self._fd = -1  # of the chain's last segment, while it is written to
         self._end = 0  # where it goes on
         self._generation = 0  # of the newest segment
         self._lsn = 1  # of the next entry
-        self._synced = 0  # all entries up to this LSN are on the disk
         self._live: dict[int, Place] = {}
         self._latest: dict[str, int] = {}  # sequence number by key
         self._live_bytes = 0
@@ -216,7 +238,7 @@ class Log:
             offset, lsn = at + entry.size, entry.lsn + 1
         if lsn < stop_lsn or (is_last and was_acknowledged(data, segment.header, offset, lsn)):
             raise self._damaged(segment.path, offset, "a record cannot be read, and later ones can")
-        self._lsn, self._synced = lsn, lsn - 1
+        self._lsn = lsn
 
     def _take_in(
         self, segment: Segment, offset: int, entry: Entry, records: dict[int, tuple[int, bytes, bytes | None]]
@@ -269,15 +291,6 @@ class Log:
 
     # ------------------------------------------------------------------ writing
 
-    def append_unsynced(self, item: Item) -> int | None:
-        """Write a record where a kill of this process leaves it, and a power cut may not; its sequence number.
-
-        None: it would have to wait for more than the kernel's memory.  Raises OSError.
-        """
-        if not self._fitting([item], 0):
-            return None
-        return self._write([item], is_synced=False)[0]
-
     def append(self, items: Sequence[Item]) -> list[int | FsError]:
         """Write records; for each its sequence number when it is on the disk, or why it is not."""
         outcomes: list[int | FsError] = []
@@ -292,26 +305,22 @@ class Log:
         """Tell the disk of all that is retired.  Raises OSError."""
         while self._unwritten:
             self._write([_NOTHING])
-        self._sync()
 
-    def _write(self, items: Sequence[Item], *, is_synced: bool = True) -> list[int]:
-        """Write as many as fit into one segment, at least one, with one sync or none; their sequence numbers."""
-        retired = tuple(self._unwritten[:RETIRED_MAX]) if is_synced else ()
-        count = self._fitting(items, len(retired))
-        if not count:
+    def _write(self, items: Sequence[Item]) -> list[int]:
+        """Write as many as fit into one segment, at least one, with one sync; their sequence numbers."""
+        retired = tuple(self._unwritten[:RETIRED_MAX])
+        if self._fd < 0 or not self._fitting(items, len(retired)):
             self._begin()
-            count = self._fitting(items, len(retired))
         entries = []
-        for number, item in enumerate(items[:count]):
+        for number, item in enumerate(items[: self._fitting(items, len(retired))]):
             lsn = self._lsn + number
             seq = (item.seq or lsn) if item.text else 0
             told = retired if number == 0 else ()
-            entries.append(Entry(self._generation, lsn, seq, self._synced, told, item.text, item.body))
+            entries.append(Entry(self._generation, lsn, seq, self._lsn - 1, told, item.text, item.body))
         try:
             write_at(self._fd, [piece for entry in entries for piece in encode_entry(entry)], self._end)
             failpoints.hit("journal.written")
-            if is_synced:
-                sync(self._fd)
+            sync(self._fd)
         except OSError:
             self.leave()  # nobody knows what the disk holds there: the next entry goes to another segment
             raise
@@ -323,20 +332,10 @@ class Log:
                 self._place(item.about, entry.seq, Place(segment, self._end, entry.size, item.about))
             self._end += entry.size
         self._lsn += len(entries)
-        if is_synced:
-            self._synced = self._lsn - 1
         return [entry.seq for entry in entries]
 
-    def _sync(self) -> None:
-        """Have the disk hold all that was written.  Raises OSError."""
-        if self._fd >= 0 and self._synced < self._lsn - 1:
-            sync(self._fd)
-            self._synced = self._lsn - 1
-
     def _fitting(self, items: Sequence[Item], retired: int) -> int:
-        """How many of them fit into the rest of the segment that is written to."""
-        if self._fd < 0:
-            return 0
+        """How many of them fit into the rest of the segment."""
         end = self._end
         for number, item in enumerate(items):
             end += entry_bytes(0 if number else retired, len(item.text), item.body)
@@ -354,7 +353,6 @@ class Log:
 
     def _begin(self) -> None:
         """Go on in another segment; those before the first with a live record are free then.  Raises OSError."""
-        self._sync()
         segment = self._take()
         is_recycled = segment.slot >= 0
         dead = next((number for number, used in enumerate(self._chain) if used.live), len(self._chain))
@@ -379,12 +377,20 @@ class Log:
         """A segment to go on in."""
         if not self._spares:
             self._release()
+        if not self._spares:
+            self._take_ahead()
         if self._spares:
             return self._spares.popleft()
         if len(self._chain) == 1 and not self._live:
             self.leave()
             return self._chain.pop()  # nothing in it is needed: it follows itself
         return self._make()
+
+    def _take_ahead(self) -> None:
+        """Take the spare that is being made, if there is one, and wait for it.  Raises OSError."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self._spares.append(ahead.result())
 
     def _make(self) -> Segment:
         """A new segment, whose blocks are written once, so that writing them again changes bytes only."""
@@ -412,7 +418,6 @@ class Log:
         dead = next((number for number, used in enumerate(self._chain) if used.live or number == last), 0)
         if dead <= 0:
             return
-        self._sync()
         newest = self._chain[-1]
         newest.write_header(newest.header._replace(oldest=self._chain[dead].header.generation))
         failpoints.hit("journal.released")
@@ -446,6 +451,8 @@ class Log:
 
         Steps keep pace: what one batch of appends adds is at most what one step copies.
         """
+        if self._ahead is not None and self._ahead.done():
+            self._take_ahead()
         self._trim()  # a start may find more than are to be kept
         while len(self._chain) > self.segments_max:
             if self._chain[0].live:
@@ -454,9 +461,11 @@ class Log:
                 self._release()
             if not is_idle():
                 return
-        is_half_full = self._fd >= 0 and self._end > self._segment_bytes // 2
-        if is_half_full and not self._spares and self._chain[0].live and is_idle():
-            self._spares.append(self._make())  # now rather than when an append waits for it
+        is_filling = self._fd >= 0 and self._end > self._segment_bytes // 4
+        if is_filling and not self._spares and self._chain[0].live and self._ahead is None:
+            self._ahead = self._spawn(self._make)  # now rather than when an append waits for it
+            if self._ahead.done():
+                self._take_ahead()
 
     def _copy_forward(self, segment: Segment) -> None:
         """Write some live records of a segment again, at the end.

@@ -21,7 +21,7 @@ from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
 from forebay.vfs.sending import Pool, sums_in
 from forebay.vfs.staging import Staging
-from forebay.vfs.unsynced import is_unsynced, record_now, unsynced_fields
+from forebay.vfs.unsynced import record_now, unsynced_fields
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class Recorder:
 
     async def is_recorded(self, draft: Draft) -> bool:
         """Has the journal what a draft holds, synced?"""
-        if draft.recorded is None or is_unsynced(draft.record):
+        if draft.recorded is None or draft.record is None or not draft.record.is_synced:
             return False
         return not await self.differs(draft, draft.recorded)
 
@@ -94,6 +94,7 @@ class Recorder:
         if draft.recording.locked() or draft.is_gone or not record_now(draft, self._journal):
             return False
         self.drop_aside(draft)
+        failpoints.hit("upload.recorded")
         return True
 
     async def amend(self, draft: Draft, **changed: object) -> None:
@@ -108,10 +109,11 @@ class Recorder:
     async def _amend(self, draft: Draft, **changed: object) -> None:
         record = draft.record
         if record is not None:
-            kept = {"staging": record.fields["staging"]} | unsynced_fields(record)
-            fields = fields_of(draft, record.fields["size"]) | kept | changed
-            if fields != record.fields:
-                draft.record = await self._journal.append(f"{draft.id:x}", fields, record.body)
+            fields = fields_of(draft, record.fields["size"]) | {"staging": record.fields["staging"]} | changed
+            if not record.is_synced:
+                draft.record = self._journal.append_now(record.about, fields | unsynced_fields(record))
+            elif fields != record.fields:
+                draft.record = await self._journal.append(record.about, fields, record.body)
 
     async def retire(self, draft: Draft) -> bool:
         """The store has what was sent: the journal need not; False if it has something newer by now.
@@ -125,7 +127,7 @@ class Recorder:
             if draft.recorded is not draft.sent and not await self.is_stored(draft):
                 await self._amend(draft)  # it replaces what was sent
                 return False
-            has_file = draft.record.body is None
+            has_file = draft.record.is_synced and draft.record.body is None
             self.drop(draft)
         if has_file:  # which is changed or moved from now on: the record must not come back and mean it
             await self.settle()
@@ -147,7 +149,7 @@ class Recorder:
         """
         async with draft.recording:
             if draft.record is not None:
-                gone = await self._journal.append(f"{draft.id:x}", {"gone": True})
+                gone = await self._journal.append(draft.record.about, {"gone": True})
                 self._journal.retire(gone)
                 draft.record = draft.recorded = None
             self.drop_aside(draft)

@@ -22,42 +22,36 @@ from forebay.vfs.sending import sums_in
 from forebay.vfs.staging import Staging
 
 _OF_UNSYNCED = ("boot", "sums")
-
-
-def is_unsynced(record: Record | None) -> bool:
-    """May a power cut take what that record is of?"""
-    return record is not None and "sums" in record.fields
+_room = memoryview(bytearray(BODY_MAX))
 
 
 def unsynced_fields(record: Record) -> dict[str, Any]:
-    """What tells of a record that it is not synced, for one that takes its place."""
-    return {name: record.fields[name] for name in _OF_UNSYNCED if name in record.fields}
+    """What a record that is not synced has beside others, for one that takes its place."""
+    return {name: record.fields[name] for name in _OF_UNSYNCED}
 
 
 def record_now(draft: Draft, journal: Journal) -> bool:
-    """Have the journal name a small file that nobody has asked to be synced, without waiting; False if it cannot.
+    """Have the journal name a small file that nobody has asked to be synced; False if it is none, or was kept better.
 
     Raises:
         NoSpace, FsError: the journal's disk is full, or failed.
     """
     content = draft.content
-    is_kept = draft.stored is not None or (draft.record is not None and not is_unsynced(draft.record))
+    is_kept = draft.stored is not None or (draft.record is not None and draft.record.is_synced)
     if is_kept or not content.is_whole or (stamp := content.stamp()).size > BODY_MAX:
         return False
-    data = os.pread(content.fd, BODY_MAX, 0)
-    sums = sums_in(data)
+    size = os.preadv(content.fd, [_room], 0)
+    sums = sums_in(_room[:size])
     told = {"boot": boot_id(), "sums": list(sums)}
-    record = journal.append_now(f"{draft.id:x}", fields_of(draft, len(data)) | told)
-    if record is None:
-        return False
-    draft.record, draft.recorded = record, Snapshot(stamp._replace(size=len(data)), sums)
+    draft.record = journal.append_now(f"{draft.id:x}", fields_of(draft, size) | told)
+    draft.recorded = Snapshot(stamp._replace(size=size), sums)
     return True
 
 
 def is_lost(record: Record, staging: Staging) -> bool:
     """Has a power cut taken what was closed and not synced?"""
     fields = record.fields
-    if not is_unsynced(record) or fields["boot"] == boot_id():
+    if record.is_synced or fields["boot"] == boot_id():
         return False
     try:
         fd = staging.open(fields["staging"])

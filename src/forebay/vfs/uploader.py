@@ -326,11 +326,16 @@ class Uploader:
 
     def enqueue(self, draft: Draft, *, last: bool = True) -> None:
         """Send a draft after all that are queued now; if not `last`, where it is, should it be there already."""
+        held = self._is_held()
         if last:
             self._queue.pop(draft, None)
             self._lull.came(_now(), is_large=draft.content.size() > SINGLE_PUT_BYTES)
         self._queue.setdefault(draft, None)
-        self._changed.set()
+        if not (held and self._is_held()):  # else it looks again by itself, and need not after each of many files
+            self._changed.set()
+
+    def _is_held(self) -> bool:
+        return self._lull.left_s(_now(), len(self._queue)) is not None
 
     async def _stored(self, draft: Draft) -> None:
         """The store has what was sent: all that was recorded, or not what was recorded since."""
@@ -383,7 +388,7 @@ class Uploader:
     def _start_some(self) -> None:
         if not self._queue:
             self._lull.emptied()
-        if self._lull.left_s(_now(), len(self._queue)) is not None:
+        if self._is_held():
             return
         for draft in list(self._queue):
             is_large = draft.content.size() > SINGLE_PUT_BYTES

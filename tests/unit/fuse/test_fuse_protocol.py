@@ -425,7 +425,7 @@ async def test_a_folder_is_read_piece_by_piece_and_each_name_comes_once(kernel: 
 
 
 async def test_a_folder_that_cannot_be_listed_is_an_error(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(path: str) -> None:
+    async def fail(path: str, reads: bool) -> None:
         raise Unavailable("down")
 
     monkeypatch.setattr(kernel.fs, "open_folder", fail)
@@ -460,7 +460,7 @@ async def test_what_still_waits_is_answered_when_the_server_stops(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forever = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([forever]))
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path, reads: asyncio.wait([forever]))
     kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6)  # not even begun when the server stops
     await kernel.server.stop()
     assert kernel.device.answers == [(6, errno.EINTR, b"")]

@@ -54,7 +54,7 @@ def test_a_signal_that_is_blocked_stops_nobody() -> None:
 
 async def test_a_caller_that_was_told_to_stop_is_let_go(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     forever = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.wait([forever]))
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path, reads: asyncio.wait([forever]))
     kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6)
     await asyncio.sleep(0)
     kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(999))  # of a request answered long ago
@@ -67,7 +67,7 @@ async def test_a_signal_that_means_nothing_does_not_fail_a_read(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.shield(ready))
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path, reads: asyncio.shield(ready))
     kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=6, pid=os.getpid())  # no stop signal waits for this process
     await asyncio.sleep(0)
     kernel.send(Opcode.INTERRUPT, 0, abi.INTERRUPT_IN.pack(6), pid=os.getpid())
@@ -83,7 +83,7 @@ async def test_who_is_told_to_stop_is_let_go_though_the_kernel_says_nothing(
 ) -> None:
     monkeypatch.setattr(waiters, "LOOK_S", 0.001)
     ready: asyncio.Future[Listing] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(kernel.fs, "open_folder", lambda path: asyncio.shield(ready))
+    monkeypatch.setattr(kernel.fs, "open_folder", lambda path, reads: asyncio.shield(ready))
     os.kill(stopped, signal.SIGINT)
     for unique, pid in {5: 0, 6: os.getpid(), 7: stopped, 8: NOBODY}.items():
         kernel.send(Opcode.OPENDIR, 1, bytes(8), unique=unique, pid=pid)

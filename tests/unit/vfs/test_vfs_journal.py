@@ -7,14 +7,15 @@ import os
 import random
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from forebay.errors import Denied, FsError, Invalid
-from forebay.vfs import journal_log
+from forebay.errors import Denied, FsError, Invalid, NoSpace
+from forebay.vfs import journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import (
     BLOCK_BYTES,
@@ -109,25 +110,104 @@ async def test_a_retired_record_is_written_soon_without_any_append(
     await journal.close()
 
 
-async def test_a_record_that_need_not_be_synced_is_written_at_once_and_outlasts_a_kill(
+async def killed(folder: Path, into: Path) -> list[tuple[str, dict[str, object]]]:
+    """Keys and fields of what the next process finds if this one is killed now."""
+    shutil.copytree(folder, into)
+    return [(record.about, record.fields) for record in await left_in(into)]
+
+
+async def test_a_record_that_need_not_be_synced_waits_for_nothing_and_outlasts_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = opened(tmp_path / "j")
-    assert journal.append_now("/a", {"n": 1}) is None  # there is no segment yet, and making one takes syncs
-    synced = await journal.append("/a", {"n": 1})
-    async with asyncio.timeout(30):
-        while (unsynced := journal.append_now("/b", {"n": [2]})) is None:  # the thread has told us, and is not done
-            await asyncio.sleep(0)
-    shutil.copytree(tmp_path / "j", tmp_path / "killed")
-    assert await left_in(tmp_path / "killed") == [synced, unsynced]
-    syncs: list[int] = []
-    monkeypatch.setattr(journal_log, "sync", syncs.append)
-    assert journal.append_now("/c", {}) is not None
-    assert syncs == []
-    await journal.settle()
-    assert len(syncs) == 1
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def sync(fd: int) -> None:
+        syncing.set()
+        assert go_on.wait(30)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_log, "sync", sync)
+        appending = asyncio.ensure_future(journal.append("/a", {"n": 1}))
+        await asyncio.to_thread(syncing.wait)  # the thread waits for the disk
+        unsynced = journal.append_now("/b\udcff\n", {"n": [2]})
+        assert not unsynced.is_synced
+        shutil.copytree(tmp_path / "j", tmp_path / "killed")
+        go_on.set()
+        assert (await appending).is_synced
     await journal.close()
-    assert journal.append_now("/d", {}) is None
+    assert [record.about for record in await left_in(tmp_path / "killed")] == ["/b\udcff\n"]
+    assert [record.about for record in await left_in(tmp_path / "j")] == ["/b\udcff\n", "/a"]
+    with pytest.raises(FsError):
+        journal.append_now("/c", {})
+
+
+async def test_of_unsynced_records_and_synced_ones_the_newest_of_a_key_is_left(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "j")
+    journal.append_now("/twice", {"n": 1})
+    twice = journal.append_now("/twice", {"n": 2})
+    journal.append_now("/then synced", {"n": 1})
+    await journal.append("/then synced", {"n": 2})
+    journal.retire(journal.append_now("/retired", {}))
+    replaced = journal.append_now("/retired before", {"n": 1})
+    journal.append_now("/retired before", {"n": 2})
+    journal.retire(replaced)
+    left = [("/twice", {"n": 2}), ("/then synced", {"n": 2}), ("/retired before", {"n": 2})]
+    assert await killed(tmp_path / "j", tmp_path / "first") == left
+    assert await killed(tmp_path / "first", tmp_path / "second") == left, "reading it changes nothing"
+    journal.retire(twice)
+    await journal.close()
+    assert [record.about for record in await left_in(tmp_path / "j")] == ["/then synced", "/retired before"]
+
+
+async def test_a_line_that_was_cut_is_no_record_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    for number in range(3):
+        journal.append_now(f"/{number}", {})
+    await journal.close()
+    (lines,) = tmp_path.glob("*.lines")
+    os.truncate(lines, lines.stat().st_size - 1)
+    with capture_logs() as logs:
+        journal = opened(tmp_path)
+    assert [(line["event"], line["lines"]) for line in logs] == [("journal.unreadable", 1)]
+    journal.append_now("/3", {})
+    await journal.close()
+    assert [record.about for record in await left_in(tmp_path)] == ["/0", "/1", "/3"]
+
+
+async def test_unsynced_records_take_room_for_as_long_as_they_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsynced_log, "SPENT_MAX", 10_000)
+    journal = opened(tmp_path / "j")
+    kept = journal.append_now("/kept", {"text": "x" * 1_000})
+    for number in range(500):
+        journal.retire(journal.append_now(f"/{number}", {"text": "x" * 1_000}))
+    assert await killed(tmp_path / "j", tmp_path / "killed") == [(kept.about, kept.fields)]
+    await journal.settle()
+    (lines,) = (tmp_path / "j").glob("*.lines")
+    assert lines.stat().st_size < 20_000
+    await journal.close()
+    assert await left_in(tmp_path / "j") == [kept]
+
+
+async def test_that_an_unsynced_record_is_retired_is_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path / "j")
+    record = journal.append_now("/a", {})
+
+    def fail(log: unsynced_log.UnsyncedLog, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(unsynced_log.UnsyncedLog, "_write", fail)
+        journal.retire(record)
+        with pytest.raises(NoSpace):
+            await journal.settle()
+    await journal.settle()
+    assert await killed(tmp_path / "j", tmp_path / "killed") == []
+    await journal.close()
 
 
 async def test_what_was_recovered_can_be_retired_and_is_not_held_any_longer(tmp_path: Path) -> None:
@@ -202,10 +282,10 @@ async def test_its_size_follows_what_is_pending_and_not_what_was(tmp_path: Path)
     journal = opened(tmp_path)
     kept = [await journal.append("/kept/first", {}, BODY)]  # would hold everything after it for ever
     for turn in range(6):
-        burst = [await journal.append(f"/{index}", {"turn": turn}, BODY) for index in range(20)]
+        burst = [await journal.append(f"/{index}", {"turn": turn}, BODY) for index in range(40)]
         kept.append(await journal.append(f"/kept/{turn}", {}))
         await journal.settle()
-        assert len(files(tmp_path)) >= 10
+        assert len(files(tmp_path)) >= 20
         for record in burst:
             journal.retire(record)
         await journal.settle()
@@ -221,6 +301,32 @@ async def test_a_journal_with_nothing_pending_writes_over_what_it_has(tmp_path: 
     await journal.close()
     assert len(files(tmp_path)) <= 2
     assert await left_in(tmp_path) == []
+
+
+async def test_an_append_needs_no_wait_for_a_segment_that_is_made_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, go_on = threading.Event(), threading.Event()
+    make, makers = Log._make, list[str]()
+
+    def slowly(log: Log) -> journal_log.Segment:
+        makers.append(threading.current_thread().name.partition("_")[0])
+        if makers[-1] == "journal-segments":
+            making.set()
+            assert go_on.wait(30)
+        return make(log)
+
+    monkeypatch.setattr(Log, "_make", slowly)
+    journal = opened(tmp_path)
+    kept = [await journal.append("/0", {}, BODY)]
+    await asyncio.to_thread(making.wait)
+    kept.append(await journal.append("/1", {}, BODY))  # which fits into the segment there is
+    appending = asyncio.ensure_future(journal.append("/2", {}, BODY))
+    go_on.set()
+    kept.append(await appending)
+    assert makers.count("journal") == 1, "the first segment: what is being made is waited for, not made again"
+    await journal.close()
+    assert await left_in(tmp_path) == kept
 
 
 async def test_it_grows_no_more_when_it_is_never_idle(tmp_path: Path) -> None:
@@ -459,7 +565,7 @@ async def test_a_header_that_failed_voids_no_later_record(tmp_path: Path, monkey
 async def test_a_start_removes_spare_segments_that_a_crash_has_left(tmp_path: Path) -> None:
     kept = await filled(tmp_path)
     last = files(tmp_path)[-1]
-    for number in range(10, 16):
+    for number in range(10, 14 + journal_log.SPARES_MAX):
         (tmp_path / f"{number:08d}.log").write_bytes(bytes(SEGMENT))
     (tmp_path / "new.tmp").write_bytes(b"half")
     journal = opened(tmp_path)

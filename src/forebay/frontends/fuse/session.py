@@ -63,6 +63,7 @@ class Session:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._fs.views += 1
         self._fs.on_change.append(self._changed)
         self._fs.cache.on_drop.append(self.operations.handles.backing.drop)
         self._fs.on_settle.append(self.operations.nodes.settled)
@@ -131,6 +132,7 @@ class Session:
         """End, once the mount is gone or going: what still waits is answered, open files are given back."""
         with contextlib.suppress(ValueError):
             self._fs.on_change.remove(self._changed)
+            self._fs.views -= 1
             self._fs.on_settle.remove(self.operations.nodes.settled)
             self._fs.cache.on_drop.remove(self.operations.handles.backing.drop)
         await self.server.stop()

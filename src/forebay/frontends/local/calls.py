@@ -172,10 +172,13 @@ class Calls:
     async def _open_to_write(self, path: str, fields: Json) -> OpenDraft:
         truncates, exclusive = bool(fields.get("truncates")), bool(fields.get("exclusive"))
         if fields.get("creates"):
-            real = await self._links.place(path, last=not exclusive)
-            await self._fs.writer.check_target(real, overwrite=not exclusive)
-            return await self._fs.changes.create(real, None, exclusive=exclusive, truncate=truncates)
-        return await self._fs.changes.open(await self._file(path, None), truncate=truncates)
+            path = await self._links.place(path, last=not exclusive)
+            await self._fs.writer.check_target(path, overwrite=not exclusive)
+            opened = await self._fs.changes.create(path, None, exclusive=exclusive, truncate=truncates)
+        else:
+            opened = await self._fs.changes.open(await self._file(path, None), truncate=truncates)
+        self._fs.tell(opened.draft.path, below=False)  # the program writes the local file by itself
+        return opened
 
     def _opened(self, caller: Caller, file: AnyFile, path: str, *, append: bool) -> Answer:
         try:
