@@ -40,7 +40,7 @@ from forebay.vfs.lull import Lull
 from forebay.vfs.recording import Recorder
 from forebay.vfs.records import UploadInfo, draft_of
 from forebay.vfs.retries import Retries
-from forebay.vfs.sending import SINGLE_PUT_BYTES, Offer
+from forebay.vfs.sending import SINGLE_PUT_BYTES, Changed, Offer
 from forebay.vfs.staging import Staging
 from forebay.vfs.storing import Host as StoringHost
 from forebay.vfs.storing import Storing
@@ -351,13 +351,13 @@ class Uploader:
         """
         self._queue.pop(draft, None)
         self.recorder.drop_aside(draft)
-        self._spawn(self.storing.growing.abort(draft), f"abort of parts of {draft.path}")
         before = draft.content
         draft.aside, draft.staging = draft.staging, self._staging.new_id()
         draft.content = WholeContent(self._staging.make(draft.staging))
 
         async def close() -> None:
-            async with draft.lock:  # whoever reads it has it
+            await self.storing.growing.abort(draft)
+            async with draft.lock:  # whoever else reads it has it
                 before.close()
 
         self._spawn(close(), f"close of what {draft.path} was")
@@ -417,9 +417,12 @@ class Uploader:
                 if draft.is_gone or (draft.writers and not await self.recorder.is_recorded(draft)):
                     self._queue.pop(draft, None)  # it is being changed: the next close or fsync queues it again
                     return
-                await self.storing.store(draft)
+                await self.storing.store(draft, gives_way=True)
                 await self._stored(draft)
                 self._retries.forget(draft.mount)
+        except Changed:  # the next close or fsync queues it again, or has done so
+            self._retries.forget(draft)
+            self._retries.failed(draft)
         except OSError as error:
             if draft.conflict:
                 return  # both are kept, and told of
