@@ -16,7 +16,7 @@ from forebay.stores.memory import MemoryUpload
 from forebay.testing.faulty_store import Hang
 from forebay.types import Attributes, Buffer, ObjectMeta
 from forebay.units import MIB
-from forebay.vfs import content
+from forebay.vfs import content, lull
 from forebay.vfs.mounter import MountChanges
 from forebay.vfs.sending import PARTS_IN_FLIGHT
 
@@ -151,6 +151,30 @@ async def test_what_was_written_while_a_file_was_sent_is_not_in_conflict_with_th
     await rig.restart()
     rig.fs.start()
     await at_the_end(rig, f=b"SECOND" + data[6:])
+
+
+async def test_a_large_file_is_read_back_before_it_is_sent(rig: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lull, "LULL_S", 0.01)
+    monkeypatch.setattr(lull, "HELD_MAX_S", 1_000.0)
+    await rig.start("back")
+    await rig.save("/s/f", LARGE)
+    reader = rig.fs.open(await rig.stat_file("/s/f"))
+    await rig.pass_time(50)
+    assert rig.memory("s").requests["upload"] == 0
+    reader.close()
+    await at_the_end(rig, f=LARGE)
+
+
+async def test_who_flushes_does_not_wait_for_those_who_read_back(rig: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lull, "LULL_S", 1_000.0)
+    monkeypatch.setattr(lull, "HELD_MAX_S", 1_000.0)
+    await rig.start("back")
+    await rig.save("/s/f", LARGE)
+    reader = rig.fs.open(await rig.stat_file("/s/f"))
+    async with asyncio.timeout(WAIT_S):
+        assert await rig.fs.uploader.drain("/s") == []
+    assert await rig.stored("f") == LARGE
+    reader.close()
 
 
 @pytest.mark.parametrize("mode", ["through", "back"])

@@ -377,13 +377,22 @@ class Uploader:
                     await self._changed.wait()
 
     def _wait_s(self) -> float | None:
-        waits = self._retries.wait_s(), self._lull.left_s(_now(), len(self._queue))
+        waits = self._retries.wait_s(), self._lull_s()
         return min((wait_s for wait_s in waits if wait_s is not None), default=None)
+
+    def _lull_s(self) -> float | None:
+        first = next(iter(self._queue), None)
+        return self._lull.left_s(_now(), len(self._queue), is_open=first is not None and first.handles > 0)
+
+    def hurry(self) -> None:
+        """What waits for a lull is sent from now on."""
+        self._lull.end()
+        self._changed.set()
 
     def _start_some(self) -> None:
         if not self._queue:
             self._lull.emptied()
-        if self._lull.left_s(_now(), len(self._queue)) is not None:
+        if self._lull_s() is not None:
             return
         for draft in list(self._queue):
             is_large = draft.content.size() > SINGLE_PUT_BYTES
@@ -461,8 +470,7 @@ class Uploader:
             self._retries.forget(draft)
             self._retries.forget(draft.mount)
             draft.error = ""
-        self._lull.end()
-        self._changed.set()
+        self.hurry()
         while any(draft in self._queue and not draft.error for draft in waiting):
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
@@ -484,8 +492,11 @@ class Uploader:
 
     def released(self, draft: Draft) -> None:
         """A draft that nobody has open: let it become a cached version, or go, if it can."""
-        waits_unsent = draft in self._queue and draft.stored is None and not draft.is_gone
-        if not draft.is_lingering and not waits_unsent:
+        if draft in self._queue:
+            self._changed.set()  # it may be this that its upload waits for
+            if draft.stored is None and not draft.is_gone:
+                return
+        if not draft.is_lingering:
             self._spawn(self.settle(draft), f"settle {draft.path}")
 
     async def settle(self, draft: Draft) -> None:
