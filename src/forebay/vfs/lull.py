@@ -1,4 +1,4 @@
-"""When uploads begin: not while one file after another is written, or read back, for all want the same processors.  Pure.
+"""When uploads begin: not while files are written one after another, or read back: all want the same processors.  Pure.
 
 A small file alone is sent at once.  When a second one comes soon after, or a large one, uploads wait until no more
 come, and nobody has open what would be sent first; but not for long, and not for many files, so that what is sent keeps
