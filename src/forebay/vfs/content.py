@@ -50,6 +50,9 @@ class Snapshot(NamedTuple):
 class Content(Protocol):
     """See the module."""
 
+    may_be_mapped: bool
+    """May somebody have mapped the local file for writing?  What is stored through `mmap` is told by nothing."""
+
     @property
     def fd(self) -> int:
         """The local file."""
@@ -118,8 +121,9 @@ class WholeContent:
 
     is_whole = True
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, may_be_mapped: bool = False) -> None:
         self.fd = fd
+        self.may_be_mapped = may_be_mapped
         self._writes = 0
 
     def size(self) -> int:
@@ -190,6 +194,7 @@ class PatchedContent:
 
     def __init__(self, fd: int, base_size: int, read_base: ReadBase, close_base: Callable[[], None]) -> None:
         self.fd = fd
+        self.may_be_mapped = False
         self._read_base = read_base
         self._close_base = close_base
         self._base_stop = base_size  # what lies past it is zeros, or was written
@@ -394,21 +399,25 @@ def sums_in(data: Buffer) -> "array[int]":
     return array("Q", (xxhash.xxh3_64_intdigest(view[at : at + PAGE_BYTES]) for at in range(0, len(view), PAGE_BYTES)))
 
 
-def load(fd: int, start: int, room: memoryview) -> "tuple[int, array[int]]":
+def load(fd: int, start: int, room: memoryview, settles: bool) -> "tuple[int, array[int]]":
     """Fill `room` with a file's bytes from `start` on; how many there were, and their checksums.  Blocks.
 
-    What is stored through `mmap` after that changes the file's time.
+    Args:
+        settles: what is stored through `mmap` after that shall change the file's time.  It may take as long as the
+            local disk takes to write that.
     """
-    _begin_to_settle(fd, ByteRange(start, start + len(room)))
+    if settles:
+        _begin_to_settle(fd, ByteRange(start, start + len(room)))
     count = 0
     while count < len(room) and (more := os.preadv(fd, [room[count:]], start + count)):
         count += more
     return count, sums_in(room[:count])
 
 
-def sums_of_span(fd: int, span: ByteRange) -> "array[int]":
+def sums_of_span(fd: int, span: ByteRange, settles: bool) -> "array[int]":
     """The checksums of the pages of a span of a file, as `load` finds them.  Blocks."""
-    _begin_to_settle(fd, span)
+    if settles:
+        _begin_to_settle(fd, span)
     pieces = range(span.start, span.stop, PAGE_BYTES)
     return array("Q", [xxhash.xxh3_64_intdigest(os.pread(fd, min(PAGE_BYTES, span.stop - at), at)) for at in pieces])
 

@@ -224,7 +224,7 @@ class Sender:
         """The checksums of parts as they are by now: what went ahead may have been written again since."""
         found = {}
         for number, span in parts.items():
-            found[number] = await self._pool(sums_of_span, self._content.fd, span)
+            found[number] = await self._pool(sums_of_span, self._content.fd, span, self._content.may_be_mapped)
             self._check()
         return found
 
@@ -309,7 +309,7 @@ class Sender:
         """Bytes of the file, in `room` or not, and their checksums."""
         data: Buffer = memoryview(room)[: span.size]
         if self._content.is_whole:
-            count, sums = await self._pool(load, self._content.fd, span.start, data)
+            count, sums = await self._pool(load, self._content.fd, span.start, data, self._content.may_be_mapped)
         else:
             data = await self._read(span)
             count, sums = len(data), await self._pool(sums_in, data)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import mmap
 import os
 import random
 from array import array
@@ -19,7 +20,7 @@ from forebay.testing.faulty_store import FaultyStore, Hang
 from forebay.types import Buffer
 from forebay.units import MIB
 from forebay.vfs import sending
-from forebay.vfs.content import Content, PatchedContent, WholeContent, sums_of
+from forebay.vfs.content import Content, PatchedContent, Snapshot, WholeContent, differs, sums_of
 from forebay.vfs.sending import Changed, Sender, Target, parts_of
 
 PART = 2 * MIB
@@ -266,6 +267,26 @@ async def test_a_file_that_is_written_while_it_is_sent_does_not_become_visible(
     await sender.abort()
     with pytest.raises(NotFound):
         await memory.head("k")
+
+
+@pytest.mark.parametrize("size", [PART - 1, 3 * PART])
+@pytest.mark.parametrize("are_ahead", [0, 2 * PART])
+async def test_what_is_stored_through_a_mapping_after_it_was_read_is_known_to_be_new(
+    memory: MemoryStore, file: WholeContent, size: int, are_ahead: int
+) -> None:
+    file.write(0, OLD[:size])
+    file.may_be_mapped = True
+    with mmap.mmap(file.fd, size) as mapped:
+        mapped[5], mapped[size - 5] = 1, 2  # their pages are dirty: stores into them change nothing that is told
+        sender = sender_of(memory, file)
+        await advanced(sender, min(are_ahead, size))
+        stamp = file.stamp()
+        sent = await sender.finish(stamp)
+        for at in (5, size - 5):
+            assert not differs(file, Snapshot(stamp, sent.sums))
+            mapped[at] ^= 255
+            assert differs(file, Snapshot(stamp, sent.sums))
+            stamp, sent = file.stamp(), sent._replace(sums=sums_of(file.fd))
 
 
 async def test_what_fails_ahead_of_the_end_is_sent_at_the_end(

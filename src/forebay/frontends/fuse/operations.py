@@ -192,7 +192,7 @@ class Operations:
         if flags & _WRITES:
             node = self._file_node(request.nodeid)
             self._fs.writer.writable(node.entry.path)
-            return self.writing.open(node, truncate=bool(flags & os.O_TRUNC))
+            return self.writing.open(node, flags)
         answer = self.handles.reopen(request.nodeid)
         if answer is None:
             node = self._file_node(request.nodeid)
