@@ -248,6 +248,24 @@ async def test_a_sender_that_is_cancelled_leaves_no_part_on_its_way(
     assert memory.requests["upload.abort"] == 1
 
 
+async def test_a_part_that_takes_long_does_not_hold_up_those_after_it(
+    store: FaultyStore, memory: MemoryStore, file: WholeContent
+) -> None:
+    file.write(0, OLD)
+    gate = asyncio.Event()
+    store.script.extend([None, Hang(gate)])
+    sender = sender_of(store, file)
+    async with asyncio.timeout(30):
+        while memory.requests["upload.send"] < 4:
+            sender.advance(len(OLD))
+            await asyncio.sleep(0.001)
+    gate.set()
+    sent = await sender.finish(file.stamp())
+    assert await bytes_in(memory) == OLD
+    assert memory.requests["upload.send"] == 6
+    assert sent.sums == sums_of(file.fd)
+
+
 @pytest.mark.parametrize("are_ahead", [0, 3 * PART])
 async def test_a_file_that_is_written_while_it_is_sent_does_not_become_visible(
     store: FaultyStore, memory: MemoryStore, file: WholeContent, are_ahead: int
