@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 
 BURST_S = 0.002  # a link that waited for this loop, whose timers are as coarse as 1 ms, may catch up by so much
+TICK_S = 0.001  # the loop's timers are no finer: one that is due sooner would have it spin
 SLICE_BYTES = 256 << 10  # after which another connection has its turn
 
 
@@ -71,4 +72,5 @@ class Wire:
                     self._arriving.append((transport, data[SLICE_BYTES:]))
         self._is_pumping = bool(self._arriving or self._flying)
         if self._is_pumping:
-            self._loop.call_at(self._down.free_at if self._arriving else self._flying[0][0], self._pump)
+            due = self._down.free_at if self._arriving else self._flying[0][0]
+            self._loop.call_at(max(due, now + TICK_S), self._pump)

@@ -2,14 +2,15 @@
 
 import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from forebay.testing.daemons import RunForebay
+from forebay.testing.jobs import fetched_by_epoch
 from forebay.testing.simulation import epochs, hits_announced, hits_of, in_turns
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
@@ -43,32 +44,10 @@ def fetched_bytes(forebay: RunForebay) -> int:
 
 def hit_ratios(forebay: RunForebay, mountpoint: Path, home: Path, *, jobs: int, known: int) -> list[float]:
     """Let jobs read epochs at the same time; the hit ratio of each, by what the store was asked for."""
-    words = (str(home), str(mountpoint))
-    readers = []
-    try:
-        for seed in range(jobs):
-            command = [sys.executable, str(BENCH / "announced_reader.py"), *words, str(seed), str(known), str(EPOCHS)]
-            readers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        for reader in readers:
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == "ready\n"
-        ratios, before = [], fetched_bytes(forebay)
-        for _ in range(EPOCHS):
-            for reader in readers:
-                assert reader.stdin is not None
-                reader.stdin.write("\n")
-                reader.stdin.flush()
-            for reader in readers:
-                assert reader.stdout is not None
-                assert reader.stdout.readline() == "done\n"
-            after = fetched_bytes(forebay)
-            ratios.append(1 - (after - before) / (jobs * COUNT * FILE))
-            before = after
-        return ratios
-    finally:
-        for reader in readers:
-            reader.kill()
-            reader.communicate()
+    command = [sys.executable, str(BENCH / "announced_reader.py"), str(home), str(mountpoint)]
+    commands = [[*command, str(seed), str(known), str(EPOCHS)] for seed in range(jobs)]
+    fetched = fetched_by_epoch(commands, EPOCHS, partial(fetched_bytes, forebay))
+    return [1 - size / (jobs * COUNT * FILE) for size in fetched]
 
 
 @pytest.mark.parametrize("known", [0, 1], ids=["no hint", "announced"])

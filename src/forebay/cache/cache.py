@@ -141,9 +141,9 @@ class Cache:
                 self._dirty |= self._saving
                 raise
             finally:
-                outdated = [file for file in self._saving if file.is_outdated and not file.opens]
+                idle = [file for file in self._saving if not file.opens]
                 self._saving.clear()
-                for file in outdated:
+                for file in idle:
                     self.released(file)
 
     async def saved(self) -> None:
@@ -260,13 +260,13 @@ class Cache:
             file = file or self._make(source)
             self._live[file.name] = file
 
-    def residency(self, source: Source) -> int:
+    def residency(self, store: Store, key: str, version: str, size: int) -> int:
         """Bytes of that version that are cached."""
-        name = (source.store.location, source.key, source.version)
+        name = (store.location, key, version)
         file = self._live.get(name)
         if file is not None:
             return file.stored.residency.resident_bytes
-        found = self._find(source)
+        found = self._find(name, size)
         return 0 if found is None else found[1].resident
 
     def is_open(self, source: Source) -> bool:
@@ -279,19 +279,20 @@ class Cache:
         file = self._live.get((source.store.location, source.key, source.version)) or self._restore(source)
         return file if file is not None and file.stored.residency.mask else None
 
-    def _find(self, source: Source) -> tuple[CacheDisk, Row] | None:
+    def _find(self, name: Name, size: int) -> tuple[CacheDisk, Row] | None:
+        location, key, version = name
         for disk in self.disks:
-            for row in disk.index.versions(source.store.location, source.key):
-                if row.version == source.version and _is_sound(row, source):
+            for row in disk.index.versions(location, key):
+                if row.version == version and _is_sound(row, size):
                     return disk, row
         return None
 
     def _restore(self, source: Source) -> CachedFile | None:
-        found = self._find(source)
+        found = self._find((source.store.location, source.key, source.version), source.size)
         return None if found is None else self._restored(source, *found)
 
     def _restored(self, source: Source, disk: CacheDisk, row: Row) -> CachedFile | None:
-        if not _is_sound(row, source):
+        if not _is_sound(row, source.size):
             return None
         mask = int.from_bytes(row.pages, "little")
         stored = PageFile(disk.file_path(row.id), row.size, mask=mask, sums=row.sums, trusted=row.trusted)
@@ -439,8 +440,11 @@ class Cache:
 
     def released(self, file: CachedFile) -> None:
         """An idle file stays known until the memory bound asks for its place, save when a newer version is here."""
-        if file.is_outdated and file not in self._saving:
+        if file in self._saving:
+            return  # it is idle when it is saved
+        if file.is_outdated:
             self._drop(file.disk, [_row(file)], keep_pinned=False)
+        self.room.coming.put_back(file.source.store.location, file.source.key)
 
     def admit(self, file: CachedFile, size: int) -> bool:
         """Count `size` bytes in on the file's disk, evicting as the policy allows; False: read through."""
@@ -557,8 +561,8 @@ class Cache:
         }
 
 
-def _is_sound(row: Row, source: Source) -> bool:
-    return row.size == source.size and len(row.sums) == 8 * page_count(row.size)
+def _is_sound(row: Row, size: int) -> bool:
+    return row.size == size and len(row.sums) == 8 * page_count(row.size)
 
 
 def _row(file: CachedFile) -> Row:

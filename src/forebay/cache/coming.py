@@ -25,7 +25,7 @@ BEHIND_MAX = 16_384
 """A sample that was handed out and not opened so many samples later will not be: loaders hold fewer (prefetch factor
 x workers x batch)."""
 _PACE_EVERY = 1_024  # samples between two looks at the jobs' paces
-_PACE_SLACK = 1.25  # a pace that changes by less leaves what was reckoned by it alone
+_PACE_SLACK = 1.1  # a pace that changes by less leaves what was reckoned by it alone
 _WHOLE = 0.95  # so much of the length of the last epoch is a whole one: the last batch may be dropped
 _SHARE_MIN = 1e-3  # of a job that pauses
 _TRIM = 65_536
@@ -37,8 +37,8 @@ class Order:
     def __init__(self) -> None:
         self.at = 0  # so many samples have been taken
         self.ahead = 0  # those before this position are fetched by now, or about to be
-        self.share = 0.0  # of all that the jobs take, this one's part; 0: not known yet
-        self.taken = 0  # since the last look at the paces
+        self.share = 1.0  # of all that the jobs take, this one's part
+        self.taken = _PACE_EVERY  # of late, by which its pace is reckoned
         self.epochs = 0  # that have begun
         self._start = 0  # of the epoch that is being announced
         self._length = 0  # of the one before it, in samples; 0 before there is one
@@ -149,16 +149,21 @@ class Coming:
         self._shelves: list[object] = []
         self._heaps: list[dict[Dataset, list[int]]] = []  # by shelf; the latest first: (NEVER - due) << 32 | number
         self._held: list[dict[Dataset, int]] = []
+        self._aside: set[int] = set()  # objects that are in use
 
     # ------------------------------------------------------------------ orders
 
     def add(self, order: Order) -> None:
-        """One more job."""
+        """One more job: as fast as the others on the average, until more is known."""
+        if self.orders:
+            order.taken = sum(other.taken for other in self.orders) // len(self.orders)
         self.orders.append(order)
+        self._reckon_paces()
 
     def remove(self, order: Order) -> None:
         """A job has ended: what only it would have read is not due any more."""
         self.orders.remove(order)
+        self._reckon_paces()
         for shelf, heaps in enumerate(self._heaps):
             for dataset in heaps:
                 self._renew(shelf, dataset)
@@ -195,15 +200,22 @@ class Coming:
             self._look_at_paces()
 
     def _look_at_paces(self) -> None:
-        total = self._now - self._looked_at
+        """Reckon them by about as many samples as are announced: the last of these are that far off.
+
+        Of a few samples it would mislead: jobs that are as fast as each other are now and then ahead by hundreds.
+        """
         self._looked_at = self._now
+        self._reckon_paces()
+        if sum(order.taken for order in self.orders) > 2 * sum(order.end - order.at for order in self.orders):
+            for order in self.orders:
+                order.taken = max(1, order.taken // 2)
+
+    def _reckon_paces(self) -> None:
+        total = sum(order.taken for order in self.orders)
         for order in self.orders:
             share = max(_SHARE_MIN, order.taken / total)
-            order.taken = 0
-            known = order.share or 1 / len(self.orders)
-            if not 1 / _PACE_SLACK < share / known < _PACE_SLACK:
-                known = (known + share) / 2
-            order.share = known
+            if not 1 / _PACE_SLACK < share / order.share < _PACE_SLACK:
+                order.share = share
 
     def due(self, number: int, *, after_window: bool = False) -> int:
         """When an object is read next, on the clock of all jobs.
@@ -215,7 +227,7 @@ class Coming:
         for order in self.orders:
             distance = order.distance(number, beyond=order.ahead if after_window else 0)
             if distance is not None:
-                soonest = min(soonest, self._now + distance / (order.share or 1 / len(self.orders)))
+                soonest = min(soonest, self._now + distance / order.share)
         return min(NEVER, int(soonest))
 
     # ------------------------------------------------------------------ what is cached
@@ -239,8 +251,16 @@ class Coming:
         self._push(index, dataset, number, self.due(number))
 
     def set_aside(self, number: int) -> None:
-        """An object that cannot be dropped now stands last in line, until it is used again."""
+        """An object that is in use now stands last in line, until it is not, or is opened again."""
+        self._aside.add(number)
         self._push(self._shelf_of[number], self.numbers.dataset(number), number, self._now)
+
+    def put_back(self, location: str, key: str) -> None:
+        """An object is not in use any more: if it was set aside, it stands where it belongs again."""
+        if self._aside and (number := self.numbers.find(location, key)) in self._aside:
+            assert number is not None
+            self._aside.remove(number)
+            self._moved(number)
 
     def unfollow(self, dataset: Dataset) -> None:
         """Nobody announces anything of a data set any more."""

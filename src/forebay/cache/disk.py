@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import shutil
 import sqlite3
 from array import array
@@ -31,7 +32,7 @@ _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_TOPDIR_FL = 0x80086601, 0x40086602, 0x00
 FREE_CHECK_S = 1.0  # statvfs at most this often, so that admission costs no system call
 FAILED_PAUSE_S = 30.0  # a disk that refused a write gets no new bytes for so long
 AT_ONCE_BYTES = 256 * KIB  # written on the loop while the disk is quick: less than a hand-over to a thread costs
-QUICK_S = 25e-3  # a write that takes longer waited for the disk; on busy processors one of 5 ms is no news
+QUICK_S = 25e-3  # a write that takes longer, and gave up its processor by itself, waited for the disk
 SLOW_PAUSE_S = 10.0  # then writes go to the pool for so long: one reader in ten seconds may meet a stall, not all
 SLACK_BYTES = 64 * MIB  # others may take this much of the disk between two looks
 
@@ -150,9 +151,10 @@ class CacheDisk:
         began = self._clock.monotonic()
         if len(data) > AT_ONCE_BYTES or began < self._slow_until:
             return False
+        waits = _waits()
         feed(data)
         ended = self._clock.monotonic()
-        if ended - began > QUICK_S:
+        if ended - began > QUICK_S and _waits() > waits:
             self._slow_until = ended + SLOW_PAUSE_S
         return True
 
@@ -191,6 +193,11 @@ class CacheDisk:
                 raise OSError(ctypes.get_errno(), "syncfs failed")
         finally:
             os.close(fd)
+
+
+def _waits() -> int:
+    """How often this thread has waited for anything but a processor, which on a busy machine it waits for long."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _take_folder(path: Path) -> int:

@@ -82,6 +82,11 @@ class Window:
         self.size = min(JOB_WINDOW_FIRST, self._max)
         self._since = 0  # bytes read since the size changed
 
+    def bound(self, size_max: int) -> None:
+        """It may be so large from now on."""
+        self._max = max(size_max, 1)
+        self.size = min(self.size, self._max)
+
     def read(self, size: int, *, late: bool) -> None:
         """A reader came for so many bytes; `late`: they were not here."""
         self._since += size

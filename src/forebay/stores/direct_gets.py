@@ -1,7 +1,7 @@
 """GETs of small objects on connections of our own: a third of the CPU that they cost through a library.
 
-The bytes of an answer go from the socket into the buffer that the caller gets, on the loop: no thread, and nothing
-parsed but what must be compared.  Only what was asked for comes back, a 200 or 206 of that version, range and length.
+An answer is read from its socket on the loop, a small one whole by one system call: no thread, and nothing parsed but
+what must be compared.  Only what was asked for comes back, a 200 or 206 of that version, range and length.
 All else is a failure without a reason: who asks then asks in the ordinary way, which knows what failures mean.
 
 *Callers*: `object_reads`, on the loop.  *Locks*: none.  *Awaits*: the network; a silent server ends a call.
@@ -18,10 +18,13 @@ from forebay.types import ByteRange
 from forebay.units import KIB, MIB
 
 BYTES_MAX = 4 * MIB  # of one answer; obstore is as good with larger ones
-HEAD_BYTES_MAX = 4 * KIB  # of status and headers.  The first read may bring so much of the body, which is copied
+HEAD_BYTES_MAX = 4 * KIB  # of status and headers
 FAILURES_MAX = 8  # in a row: this server answers in a way of its own, or not at all
 REST_S = 60.0  # then it is left to the ordinary way for so long
 _TICKS = 4  # a connection is looked at so often before it counts as silent
+_FIRST = memoryview(bytearray(256 * KIB))
+"""Where the first bytes of every answer go, which of a small object are all of it: one read, and memory that is in the
+processor's caches.  They are copied out before another connection is read."""
 
 
 class Origin(NamedTuple):
@@ -76,11 +79,9 @@ class _Connection(asyncio.BufferedProtocol):
     """One connection; `ask` again when it has answered and `is_idle`."""
 
     def __init__(self) -> None:
-        self._head = bytearray(HEAD_BYTES_MAX)
-        self._head_view = memoryview(self._head)
+        self._head = b""  # what came of one that comes in pieces
         self._body: bytearray | None = None  # None: the head is coming
-        self._room = self._head_view  # where the next bytes go
-        self._came = 0  # bytes in `_room`
+        self._room = _FIRST  # where the next bytes go
         self._wanted: Wanted | None = None
         self._answer: asyncio.Future[bytearray | None] | None = None
         self._keeps = True
@@ -100,7 +101,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def ask(self, request: bytes, wanted: Wanted) -> asyncio.Future[bytearray | None]:
         """Send a request; the body of the right answer will come, or None, and the connection has ended."""
-        self._wanted, self._room, self._came = wanted, self._head_view, 0
+        self._wanted = wanted
         self.has_answered, self.quiet_ticks = False, 0
         answer = self._answer = asyncio.get_running_loop().create_future()
         if self.is_open:
@@ -117,36 +118,42 @@ class _Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See `BufferedProtocol`."""
-        return self._room[self._came :]
+        return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """See `BufferedProtocol`."""
-        self._came += nbytes
         self.quiet_ticks, self.has_answered = 0, True
         if self._wanted is None:  # nobody asked for it
             self.abort()
-        elif self._body is not None or self._has_begun(self._wanted):
-            assert self._body is not None
-            if self._came == len(self._body):
-                self._end()
+        elif self._body is None:
+            self._begin(self._wanted, _FIRST[:nbytes])
+        else:
+            self._room = self._room[nbytes:]
+            if not self._room:
+                self._end(self._body)
 
-    def _has_begun(self, wanted: Wanted) -> bool:
-        """Is the head here?  Then the body has a buffer, with what came of it; not if it will be the wrong one."""
-        end = self._head.find(b"\r\n\r\n", 0, self._came)
-        head = read_head(bytes(self._head_view[:end]), wanted) if end >= 0 else None
-        rest = self._head_view[end + 4 : self._came]
-        if head is None or len(rest) > head.size:
-            if end >= 0 or self._came == HEAD_BYTES_MAX:
+    def _begin(self, wanted: Wanted, first: memoryview) -> None:
+        """If the head is here, the body has a buffer, with what came of it; not if it will be the wrong one."""
+        head = self._head + bytes(first[:HEAD_BYTES_MAX])
+        end = head.find(b"\r\n\r\n")
+        if end < 0:
+            self._head = head
+            if len(head) >= HEAD_BYTES_MAX:
                 self.abort()
-            return False
-        self._keeps, self._body = head.keeps, bytearray(head.size)
-        self._room, self._came = memoryview(self._body), len(rest)
-        self._room[: self._came] = rest
-        return True
+            return
+        told, rest = read_head(head[:end], wanted), first[end + 4 - len(self._head) :]
+        if told is None:
+            self.abort()
+            return
+        self._head, self._keeps = b"", told.keeps and len(rest) <= told.size  # of more, nobody knows what it is
+        if len(rest) >= told.size:
+            self._end(bytearray(rest[: told.size]))
+            return
+        self._body = bytearray(told.size)
+        self._room = memoryview(self._body)[len(rest) :]
+        self._body[: len(rest)] = rest
 
-    def _end(self) -> None:
-        body, self._body, self._wanted = self._body, None, None
-        self._room, self._came = self._head_view, 0
+    def _end(self, body: bytearray) -> None:
         self._finish(body)
         if not self._keeps:
             self.abort()
@@ -154,6 +161,7 @@ class _Connection(asyncio.BufferedProtocol):
     def _finish(self, body: bytearray | None) -> None:
         answer, self._answer = self._answer, None
         self._wanted = self._body = None
+        self._head, self._room = b"", _FIRST
         if answer is not None and not answer.done():
             answer.set_result(body)
 

@@ -256,7 +256,7 @@ class Drafting:
         return draft
 
     def _is_here(self, entry: FileEntry) -> bool:
-        return self._host.cache.residency(self._host.source(entry)) == entry.size
+        return self._host.cache.residency(entry.mount.store, entry.key, entry.version, entry.size) == entry.size
 
     def _linger(self, draft: Draft) -> None:
         draft.is_lingering = True

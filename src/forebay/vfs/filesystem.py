@@ -273,9 +273,14 @@ class FileSystem:
         """On whose account a key is cached."""
         return Dataset(mount.place, top_folder(mount, key))
 
+    def cached(self, entry: FileEntry) -> CachedFile:
+        """The cached file of an entry, acquired: release it when done."""
+        known = self.cache.open_known(entry.mount.store, entry.key, entry.version)
+        return known or self.cache.open(self.source(entry))
+
     def open_version(self, entry: FileEntry) -> OpenFile:
         """Open one version in a store for reading; no I/O.  The caller closes it."""
-        file = self.cache.open(self.source(entry))
+        file = self.cached(entry)
         entry.mount.open_files += 1
         traffic = entry.mount.traffic
         if file.complete:
@@ -332,11 +337,15 @@ class FileSystem:
         if not self.cache.reopen(file, local_id):
             return False
         entry.mount.open_files += 1
+        self.opened_again(entry, file)
+        return True
+
+    def opened_again(self, entry: FileEntry, file: CachedFile) -> None:
+        """A file is opened once more while it is open, or after it was closed (openfile.Host)."""
         if self.orders.jobs:
             self.orders.opened(file)
         if self.prefetcher.is_running:
             self.prefetcher.opened(entry)
-        return True
 
     def read_missed(self, entry: FileEntry) -> None:
         """A reader had to wait for the store (openfile.Host)."""
@@ -360,11 +369,13 @@ class FileSystem:
 
     def is_cached(self, entry: FileEntry) -> bool:
         """Is the whole file in the cache?"""
-        return is_draft(entry) or entry.size == 0 or self.cache.residency(self.source(entry)) == entry.size
+        return self.residency(entry) == entry.size
 
     def residency(self, entry: FileEntry) -> int:
         """Bytes of this version in the cache."""
-        return entry.size if is_draft(entry) else self.cache.residency(self.source(entry))
+        if is_draft(entry):
+            return entry.size
+        return self.cache.residency(entry.mount.store, entry.key, entry.version, entry.size)
 
     async def fetch(self, entry: FileEntry, *, is_load: bool = True) -> None:
         """Bring one file into the cache, if it is not there; `is_load` if nobody is about to read it.
@@ -375,11 +386,10 @@ class FileSystem:
         """
         if entry.size == 0 or is_draft(entry):
             return
-        store = entry.mount.store
-        file = self.cache.open_known(store, entry.key, entry.version) or self.cache.open(self.source(entry))
+        file = self.cached(entry)
         try:
             if not file.complete:
-                await file.fetch_all(store, is_load=is_load)
+                await file.fetch_all(entry.mount.store, is_load=is_load)
         finally:
             file.release()
 

@@ -34,6 +34,10 @@ class Host(Protocol):
         """Open a file that was closed once more, if all of it is cached still."""
         ...
 
+    def opened_again(self, entry: FileEntry, file: CachedFile) -> None:
+        """A file is opened once more while it is open, or after it was closed."""
+        ...
+
 
 class OpenFile:
     """See the module.  It is open when it is made; each open is closed exactly once."""
@@ -124,3 +128,7 @@ class OpenFile:
     def reopen(self) -> bool:
         """Open a file once more that was complete when it was closed; False if its local file is no more."""
         return self._host.reopen(self.entry, self._file, self.local_id)
+
+    def opened_again(self) -> None:
+        """Somebody else opens the file too, by the same handle."""
+        self._host.opened_again(self.entry, self._file)

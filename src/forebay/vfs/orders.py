@@ -12,14 +12,14 @@ uncached pages at all.
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Protocol
 
 import structlog
 
 from forebay import paths
 from forebay.cache.cache import Cache
-from forebay.cache.cachedfile import CachedFile, Source
+from forebay.cache.cachedfile import CachedFile
 from forebay.cache.coming import BEHIND_MAX, Coming, Order
 from forebay.cache.numbers import Place
 from forebay.cache.policy import Dataset
@@ -37,11 +37,11 @@ log = structlog.get_logger()
 ANNOUNCED_MAX = 8_000_000
 """Samples that all jobs together may have announced and not read: six epochs of ImageNet.  A sample takes 8 bytes, and
 an object that was not announced before 53 more (measured with names of 25 bytes), while it is cached 92 more."""
-WINDOW_SHARE = 64
-"""A job's window is at most a 64th of the cache: what is fetched early takes the place of what others read meanwhile.
-Simulated with two jobs on the same data and half of it cached, a window of 2 % of the cache costs 1 % more traffic, one
-of 15 % costs 8 %, and one of 30 % costs 20 %."""
-WINDOW_MIN = MIB
+WINDOW_SHARE = 128
+"""The windows of all jobs take at most a 128th of the cache: what is fetched early takes the place of what others read
+meanwhile.  Simulated with two jobs on the same data and half of it cached, windows of 1 % of the cache cost 0.1 % more
+traffic, of 3 % 1 %, and of 5 % 2 %."""
+WINDOW_MIN = MIB // 2  # of one job
 LOOK_UP = 64  # samples that the cache is asked for at a time
 HERE_SHARE = 4  # what is cached already counts as a quarter of its size: a look ahead costs something too
 NAMES_MAX = 64  # names asked of the store at a time
@@ -67,8 +67,8 @@ class Host(Protocol):
         """On whose account a key is cached."""
         ...
 
-    def source(self, entry: FileEntry) -> Source:
-        """Where the cache finds an entry's bytes."""
+    def cached(self, entry: FileEntry) -> CachedFile:
+        """The cached file of an entry, acquired: release it when done."""
         ...
 
     def look_up(self, entries: Sequence[FileEntry]) -> None:
@@ -88,17 +88,18 @@ class Orders:
         self.jobs: dict[Order, Job] = {}
         self.window_max = window_max
         self.memory_left = memory_bytes  # for what the cache does not admit
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Job | None] = {}  # and the job it is for
 
     @property
     def coming(self) -> Coming:
         """What is known of all jobs."""
         return self.host.cache.room.coming
 
-    def window_bytes(self) -> int:
-        """The largest window of a job."""
+    def _bound_windows(self) -> None:
+        """Each job may fetch so far ahead that all together take no more of the cache than they should."""
         capacity = sum(disk.capacity_bytes() for disk in self.host.cache.disks)
-        return min(self.window_max, max(WINDOW_MIN, capacity // WINDOW_SHARE))
+        for job in self.jobs.values():
+            job.window.bound(min(self.window_max, max(WINDOW_MIN, capacity // WINDOW_SHARE // len(self.jobs))))
 
     def open_job(self, name: str, pid: int) -> "Job":
         """A job begins; it ends with `Job.close`, or with its process.
@@ -119,16 +120,21 @@ class Orders:
         if watch >= 0:
             asyncio.get_running_loop().add_reader(watch, job.close)
         self.jobs[job.order] = job
+        self._bound_windows()
         self.coming.add(job.order)
         log.info("job.opened", job=name, pid=pid)
         return job
 
     def ended(self, job: "Job") -> None:
-        """A job was closed: forget what it announced."""
+        """A job was closed: end its work, and forget what it announced."""
+        for task, of in self._tasks.items():
+            if of is job:
+                task.cancel()
         del self.jobs[job.order]
         if not self.jobs:
             self.host.cache.room.forget_orders()
             return
+        self._bound_windows()
         self.coming.remove(job.order)
         others = set[Dataset]().union(*(other.datasets for other in self.jobs.values()))
         for dataset in job.datasets - others:
@@ -188,11 +194,11 @@ class Orders:
         """Is anything looked for or fetched ahead?"""
         return bool(self._tasks)
 
-    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Work that ends with this object."""
+    def spawn(self, work: Coroutine[None, None, None], job: "Job | None" = None) -> asyncio.Task[None]:
+        """Work that ends with this object, and with the job."""
         task = asyncio.create_task(work, name="orders")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = job
+        task.add_done_callback(self._tasks.pop)
         return task
 
     async def close(self) -> None:
@@ -214,14 +220,13 @@ class Job:
         self.datasets: set[Dataset] = set()
         self._orders = orders
         self._watch = watch  # a descriptor that tells the end of the process; -1 without
-        self._window = Window(orders.window_bytes())
+        self.window = Window(orders.window_max)
         self._ahead: dict[int, int] = {}  # by position: bytes that are here or on their way, and not opened yet
         self._ahead_bytes = 0
         self._names_asked = 0
         self._typical_bytes = MIB  # of a file whose size is not known yet
         self._told = 0  # so many samples were handed out, as it says
         self._kept: dict[int, CachedFile] = {}  # by position: those held in memory
-        self._fetches: set[asyncio.Task[None]] = set()
         self._sees_opens = False
         self._is_closed = False
         self._runner: asyncio.Task[None] | None = None
@@ -270,8 +275,6 @@ class Job:
         if self._watch >= 0:
             asyncio.get_running_loop().remove_reader(self._watch)
             os.close(self._watch)
-        for task in [*self._fetches, *([self._runner] if self._runner else [])]:
-            task.cancel()
         for position in list(self._ahead):
             self._leave(position)
         self._orders.ended(self)
@@ -283,7 +286,7 @@ class Job:
         """A sample was opened."""
         order = self.order
         self._sees_opens = True
-        self._window.read(file.source.size, late=not file.is_all_here)
+        self.window.read(file.source.size, late=not file.is_all_here)
         self._leave(position)
         if position >= order.at:  # it does not tell how far it is, or tells it later
             self._orders.coming.advance(order, position + 1)
@@ -304,18 +307,18 @@ class Job:
     @property
     def _has_room(self) -> bool:
         coming_bytes = self._ahead_bytes + self._names_asked * self._typical_bytes
-        return coming_bytes < self._window.size and self._names_asked < NAMES_MAX
+        return coming_bytes < self.window.size and self._names_asked < NAMES_MAX
 
     @property
     def _is_low(self) -> bool:
         """Is a quarter of the window free?  Many samples at a time cost less."""
         has_more = self.order.ahead < self.order.end
-        return has_more and self._has_room and 4 * self._ahead_bytes <= 3 * self._window.size
+        return has_more and self._has_room and 4 * self._ahead_bytes <= 3 * self.window.size
 
     def _go_on(self) -> None:
         is_idle = self._runner is None or self._runner.done()
         if is_idle and self._is_low and not self._is_closed:
-            self._runner = self._orders.spawn(self._run())
+            self._runner = self._orders.spawn(self._run(), self)
 
     async def _run(self) -> None:
         order = self.order
@@ -341,23 +344,21 @@ class Job:
         found = self._orders.host.peek(*paths.split(path))
         if found is None:
             self._names_asked += 1
-            self._spawn(self._ask(position, path), self._asked)
+            self._orders.spawn(self._ask(position, path), self)
             return None
         return found.entry if isinstance(found.entry, FileEntry) else None
 
-    def _asked(self) -> None:
-        self._names_asked -= 1
-        self._go_on()
-
     async def _ask(self, position: int, path: str) -> None:
+        entry: Entry | None = None
         try:
             entry = await self._orders.host.stat(path)
         except FsError as error:
             log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
-            return
+        self._names_asked -= 1
         if isinstance(entry, FileEntry) and not self.order.is_used(position):
             self._count(position, entry.size)
             self._fetch(position, entry)
+        self._go_on()
 
     def _count(self, position: int, size: int) -> None:
         self._typical_bytes += (size - self._typical_bytes) // 4
@@ -374,11 +375,10 @@ class Job:
         if is_draft(entry) or self._orders.host.is_cached(entry):
             self._weigh(position, entry.size // HERE_SHARE)
         else:
-            self._spawn(self._bring(position, entry))
+            self._orders.spawn(self._bring(position, entry), self)
 
     async def _bring(self, position: int, entry: FileEntry) -> None:
-        host = self._orders.host
-        file = host.cache.open(host.source(entry))
+        file = self._orders.host.cached(entry)
         try:
             if file.is_passing:
                 self._keep(position, file)
@@ -405,14 +405,3 @@ class Job:
         self._kept[position] = file
         self._weigh(position, 0)  # memory has a bound of its own
         file.fetch_ahead(ByteRange(0, size), file.source.store)
-
-    def _spawn(self, work: Coroutine[None, None, None], finish: Callable[[], None] | None = None) -> None:
-        task = self._orders.spawn(work)
-        self._fetches.add(task)
-
-        def ended(_: asyncio.Task[None]) -> None:
-            self._fetches.discard(task)
-            if finish is not None:
-                finish()
-
-        task.add_done_callback(ended)

@@ -274,6 +274,18 @@ async def test_a_file_that_goes_by_passthrough_counts_as_open_from_first_to_last
     await kernel.fs.unmount("/m")
 
 
+async def test_of_a_file_that_goes_by_passthrough_each_open_is_one_that_was_announced(kernel: Kernel) -> None:
+    node = await passing_node(kernel)
+    job = kernel.fs.orders.open_job("train", 0)
+    job.announce(["/m/a"] * 3)
+    for count in range(1, 4):  # the first, one beside it, and one of a file that is registered and closed
+        handle, *_ = await kernel.open(node)
+        assert job.order.at == count
+        if count == 2:
+            await kernel.release(handle)
+            await kernel.release(handle)
+
+
 async def test_a_handle_of_passthrough_can_still_be_asked(kernel: Kernel) -> None:
     handle, *_ = await kernel.open(await passing_node(kernel))
     assert await kernel.read(handle, 1, 10) == (0, b"ne")

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import Busy, Invalid
+from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
 from forebay.units import KIB, MIB
-from forebay.vfs.orders import Job
+from forebay.vfs.orders import WINDOW_SHARE, Job
 
 FILE = 64 * KIB
 
@@ -61,6 +62,24 @@ async def epoch(rig: Rig, jobs: dict[Job, list[str]]) -> int:
     return sum(rig.memory(name).requests["get"] for name in rig.stores) - before
 
 
+async def test_a_job_that_ends_takes_its_own_fetches_with_it(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 6)
+        for name in names:
+            await rig.stat_file(name)
+        answer = asyncio.Event()
+        rig.store("s").script.extend([Hang(answer)] * 6)
+        ends, stays = rig.fs.orders.open_job("ends", 0), rig.fs.orders.open_job("stays", 0)
+        ends.announce(names[:3])
+        stays.announce(names[3:])
+        while rig.cache.throttle(rig.store("s")).requests < 6:
+            await asyncio.sleep(0)
+        ends.close()
+        answer.set()
+        await quiet(rig)
+        assert await cached(rig, names) == names[3:]
+
+
 async def test_what_is_announced_comes_before_it_is_read_and_in_its_order(tmp_path: Path) -> None:
     async with Rig(tmp_path, readahead_bytes=4 * FILE) as rig:
         names = await filled(rig, 20)
@@ -74,6 +93,17 @@ async def test_what_is_announced_comes_before_it_is_read_and_in_its_order(tmp_pa
         await quiet(rig)
         assert sorted(await cached(rig, names)) == sorted(names[:6])
         assert gets(rig) == 6
+
+
+@pytest.mark.parametrize(("jobs", "each"), [(1, 16), (2, 8)])
+async def test_what_all_jobs_fetch_ahead_is_a_small_share_of_the_cache(tmp_path: Path, jobs: int, each: int) -> None:
+    async with Rig(tmp_path, capacity_bytes=WINDOW_SHARE * 16 * FILE) as rig:
+        names = await filled(rig, 60)
+        opened = [rig.fs.orders.open_job(f"train{number}", 0) for number in range(jobs)]
+        for number, job in enumerate(opened):
+            job.announce(names[30 * number :][:30])
+        await quiet(rig)
+        assert await cached(rig, names) == [name for number in range(jobs) for name in names[30 * number :][:each]]
 
 
 async def test_nothing_is_fetched_that_nobody_announced_or_asked_for(tmp_path: Path) -> None:
@@ -194,6 +224,25 @@ async def test_a_file_that_comes_sooner_is_never_evicted_for_one_that_comes_late
             await read(rig, name)
         await quiet(rig)
         assert await cached(rig, names) == held
+
+
+async def test_a_file_that_was_open_when_room_was_needed_leaves_once_it_is_closed(tmp_path: Path) -> None:
+    async with Rig(tmp_path, capacity_bytes=8 * FILE, readahead_bytes=FILE, prefetch=False) as rig:
+        names = await filled(rig, 10)
+        for name in names[:8]:
+            await read(rig, name)
+        await quiet(rig)
+        last, kept = names[0], names[1:8]
+        file = rig.fs.open(await rig.stat_file(last))
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([names[8], *kept, names[9], *kept, names[8], names[9]])
+        await quiet(rig)
+        assert await cached(rig, names) == names[:8], "room was needed for the first"
+        file.close()
+        for name in [names[8], *kept]:
+            await read(rig, name)
+        await quiet(rig)
+        assert await cached(rig, names) == [*kept, names[9]]
 
 
 async def test_a_closed_job_is_forgotten_with_all_it_announced(tmp_path: Path) -> None:

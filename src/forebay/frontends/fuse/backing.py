@@ -70,7 +70,10 @@ class BackingFiles:
         backing = self._kept.get(node_id)
         if backing is None or backing.is_changing:
             return None
-        if not backing.opens and (backing.file is None or not backing.file.reopen()):
+        if backing.opens:
+            if backing.file is not None:
+                backing.file.opened_again()
+        elif backing.file is None or not backing.file.reopen():
             self._take_back(node_id)
             return None
         if (traffic := backing.traffic) is not None:

@@ -4,7 +4,8 @@ A reader that opens one small file after another sends its next request within m
 on an idle processor of a virtual machine takes 25 us to wake (measured on two processors: a byte through a pipe and
 back takes 50 us, and 5 us once the idle processors poll).  So after an answer the loop looks for the next request for
 a moment: 14,000 files/s instead of 7,000.  Where the next one does not come in that moment, as with a trainer that
-decodes what it has read, it soon stops to look.
+decodes what it has read, it soon stops to look: a process that computes on every processor has better use for them, and
+a loop that has yielded to it is not woken by the next request.
 """
 
 import os
@@ -14,8 +15,8 @@ from forebay.clock import Clock
 
 LOOK_S = 100e-6  # a reader that was asleep needs 25 us to wake up, and 15 to read a file of 110 KiB
 BUSY_S = 50e-6  # one look that takes so long, in vain: others need this processor
-SKIP_MAX = 63  # waits without a look after failures in a row: about 1 % of a processor is spent in vain
-SKIP_BUSY = 63
+SKIP_MAX = 1023  # waits without a look after failures in a row: 0.1 us of each is spent in vain
+SKIP_BUSY = 255  # who yields to a process that computes comes back after up to 4 ms, and readers wait for that
 
 
 class BusyWait:
@@ -40,10 +41,10 @@ class BusyWait:
     def _look(self) -> bool:
         now = began = self._clock.monotonic()
         while True:
-            os.sched_yield()  # a reader on this very processor must get on
             if self._poll.poll(0):
                 self._penalty = 0
                 return True
+            os.sched_yield()  # a reader on this very processor must get on
             before, now = now, self._clock.monotonic()
             if now - before > BUSY_S:
                 self._skip = SKIP_BUSY

@@ -50,13 +50,6 @@ class Handles:
         self._last_fh += 1
         return self._last_fh
 
-    def reopen(self, node_id: int) -> bytes | None:
-        """The answer to an OPEN of a node whose version is registered with the kernel already."""
-        answer = self.backing.reopen(node_id)
-        if answer is not None:
-            self.served_from["passthrough opens"] += 1
-        return answer
-
     def open(self, node: Node, file: AnyFile) -> bytes:
         """The answer to an OPEN that gives that file, which this closes if it fails.
 

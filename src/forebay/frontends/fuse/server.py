@@ -79,9 +79,11 @@ class Server:
         try:
             for _ in range(REQUESTS_PER_TURN):
                 data = self._device.read()
-                if data is not None:
-                    self.serve(data)
-                elif not self._busy_wait.wait(patient=not self._tasks):
+                if data is None:
+                    return
+                self.serve(data)
+                # Not by reading until there is nothing: CPython makes an error of that, with its text, and drops it.
+                if not self._busy_wait.wait(patient=not self._tasks):
                     return
         except Gone:
             self._stop_reading()
