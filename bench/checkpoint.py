@@ -1,9 +1,11 @@
 """Checkpoints of 2 GiB by torch.save: acknowledged by the local disk or by a far store, and read back right after.
 
-Acknowledged means closed and synced, on either side.  In `back` mode the upload begins with the close: it has the
-rest of the machine while the file is read back, so that is timed once more after it.
+Acknowledged means closed and synced, on either side.  In `back` mode the upload begins when the file has been read
+back.  That is timed once more when the store has it, and has written it: what its work takes of this machine is another
+machine's elsewhere.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -91,6 +93,7 @@ def _save_and_read(world: World, child: Saver, local: Path, mounted: Path) -> di
         reads[f"{side}, read"].append(read_large(path))
         if side == "back":
             world.wait_until_uploaded()
+            os.sync()
             reads["back, read later"].append(read_large(path))
         path.unlink()
         return rate

@@ -328,8 +328,7 @@ async def test_a_file_that_is_renamed_while_parts_of_it_go_ahead_is_stored_under
     await rig.start("through")
     opened = await rig.open("/s/part")
     opened.draft.content.write(0, LARGE * 3)
-    uploader = rig.fs.uploader
-    await rig.until(lambda: opened.draft in uploader.storing.growing._senders and not opened.draft.lock.locked())
+    await rig.until(lambda: rig.memory("s").requests["upload.send"] > 0)
     await rig.fs.changes.rename("/s/part", "/s/whole")
     await rig.close(opened)
     await rig.settled()

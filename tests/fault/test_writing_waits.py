@@ -1,16 +1,24 @@
 """What a program that writes waits for: a store that hangs holds up nobody who does not need it."""
 
 import asyncio
+import os
+from array import array
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fault.writing_rig import Writing
 from forebay.errors import Busy, NoSpace, StaleVersion, Unavailable
+from forebay.stores import uploads
+from forebay.stores.memory import MemoryUpload
 from forebay.testing.faulty_store import Hang
-from forebay.types import Attributes
+from forebay.types import Attributes, Buffer, ObjectMeta
+from forebay.units import MIB
+from forebay.vfs import content, lull
 from forebay.vfs.mounter import MountChanges
+from forebay.vfs.sending import PARTS_IN_FLIGHT
 
 SMALL, LARGE = b"small", bytes(range(256)) * 4096 * 9  # the second goes in parts
 SIZES = pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
@@ -143,6 +151,83 @@ async def test_what_was_written_while_a_file_was_sent_is_not_in_conflict_with_th
     await rig.restart()
     rig.fs.start()
     await at_the_end(rig, f=b"SECOND" + data[6:])
+
+
+async def test_a_large_file_is_read_back_before_it_is_sent(rig: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lull, "LULL_S", 0.01)
+    monkeypatch.setattr(lull, "HELD_MAX_S", 1_000.0)
+    await rig.start("back")
+    await rig.save("/s/f", LARGE)
+    reader = rig.fs.open(await rig.stat_file("/s/f"))
+    await rig.pass_time(50)
+    assert rig.memory("s").requests["upload"] == 0
+    reader.close()
+    await at_the_end(rig, f=LARGE)
+
+
+async def test_who_flushes_does_not_wait_for_those_who_read_back(rig: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lull, "LULL_S", 1_000.0)
+    monkeypatch.setattr(lull, "HELD_MAX_S", 1_000.0)
+    await rig.start("back")
+    await rig.save("/s/f", LARGE)
+    reader = rig.fs.open(await rig.stat_file("/s/f"))
+    async with asyncio.timeout(WAIT_S):
+        assert await rig.fs.uploader.drain("/s") == []
+    assert await rig.stored("f") == LARGE
+    reader.close()
+
+
+@pytest.mark.parametrize("mode", ["through", "back"])
+async def test_of_a_file_that_is_written_while_it_is_sent_the_store_shows_no_mixture(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(uploads, "PART_BYTES", MIB)
+    shown: list[bytes | None] = []
+    complete = MemoryUpload.complete
+
+    async def completed(self: MemoryUpload, **conditions: Any) -> ObjectMeta:
+        meta = await complete(self, **conditions)
+        shown.append(await rig.stored("f"))
+        return meta
+
+    monkeypatch.setattr(MemoryUpload, "complete", completed)
+    await rig.start(mode)
+    rig.memory("s").part_bytes_min = 1
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, LARGE)
+    gate = asyncio.Event()
+    rig.faulty.script.extend([None, *[Hang(gate)] * PARTS_IN_FLIGHT])
+    closing = asyncio.create_task(rig.fs.uploader.flush(opened.draft))
+    await sent_on(rig)
+    opened.draft.content.write(0, LARGE[::-1])
+    gate.set()
+    await closing
+    await rig.until(lambda: not rig.fs.uploader._running)
+    await rig.close(opened)
+    await at_the_end(rig, f=LARGE[::-1])
+    assert shown == [LARGE[::-1]]
+
+
+async def test_who_waits_for_a_file_that_is_written_all_the_time_does_not_wait_for_ever(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums_in = content.sums_in
+
+    def written_again(data: Buffer) -> "array[int]":
+        opened.draft.content.write(0, os.urandom(8))
+        return sums_in(data)
+
+    await rig.start("through")
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, LARGE)
+    monkeypatch.setattr(content, "sums_in", written_again)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.uploader.flush(opened.draft)
+    assert (await rig.stored("f") or b"")[8:] == LARGE[8:]
+    monkeypatch.undo()
+    opened.draft.content.write(0, LARGE)
+    await rig.close(opened)
+    await at_the_end(rig, f=LARGE)
 
 
 async def never(*_: object) -> None:

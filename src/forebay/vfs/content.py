@@ -17,7 +17,7 @@ import platform
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -49,6 +49,9 @@ class Snapshot(NamedTuple):
 
 class Content(Protocol):
     """See the module."""
+
+    may_be_mapped: bool
+    """May somebody have mapped the local file for writing?  What is stored through `mmap` is told by nothing."""
 
     @property
     def fd(self) -> int:
@@ -118,8 +121,9 @@ class WholeContent:
 
     is_whole = True
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, may_be_mapped: bool = False) -> None:
         self.fd = fd
+        self.may_be_mapped = may_be_mapped
         self._writes = 0
 
     def size(self) -> int:
@@ -190,6 +194,7 @@ class PatchedContent:
 
     def __init__(self, fd: int, base_size: int, read_base: ReadBase, close_base: Callable[[], None]) -> None:
         self.fd = fd
+        self.may_be_mapped = False
         self._read_base = read_base
         self._close_base = close_base
         self._base_stop = base_size  # what lies past it is zeros, or was written
@@ -388,9 +393,38 @@ def sums_of(fd: int, pages: int | None = None) -> "array[int]":
     return found
 
 
-def begin_to_settle(fd: int) -> None:
-    """Begin to write a file out, so that later stores through `mmap` change its time.  Blocks a little."""
-    _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+def sums_in(data: Buffer) -> "array[int]":
+    """The checksum of every page of some bytes."""
+    view = memoryview(data)
+    return array("Q", (xxhash.xxh3_64_intdigest(view[at : at + PAGE_BYTES]) for at in range(0, len(view), PAGE_BYTES)))
+
+
+def load(fd: int, start: int, room: memoryview, settles: bool) -> "tuple[int, array[int]]":
+    """Fill `room` with a file's bytes from `start` on; how many there were, and their checksums.  Blocks.
+
+    Args:
+        settles: what is stored through `mmap` after that shall change the file's time.  It may take as long as the
+            local disk takes to write that.
+    """
+    if settles:
+        _begin_to_settle(fd, ByteRange(start, start + len(room)))
+    count = 0
+    while count < len(room) and (more := os.preadv(fd, [room[count:]], start + count)):
+        count += more
+    return count, sums_in(room[:count])
+
+
+def sums_of_span(fd: int, span: ByteRange, settles: bool) -> "array[int]":
+    """The checksums of the pages of a span of a file, as `load` finds them.  Blocks."""
+    if settles:
+        _begin_to_settle(fd, span)
+    pieces = range(span.start, span.stop, PAGE_BYTES)
+    return array("Q", [xxhash.xxh3_64_intdigest(os.pread(fd, min(PAGE_BYTES, span.stop - at), at)) for at in pieces])
+
+
+def _begin_to_settle(fd: int, span: ByteRange) -> None:
+    """Begin to write a part of a file out, so that later stores through `mmap` change its time.  Blocks a little."""
+    _libc.sync_file_range(fd, ctypes.c_int64(span.start), ctypes.c_int64(span.size), _SYNC_FILE_RANGE_WRITE)
 
 
 def differs(content: Content, then: Snapshot) -> bool:
@@ -411,12 +445,6 @@ def has_fine_times(release: str = platform.release()) -> bool:
     """
     numbers = release.split(".")[:2]
     return all(part.isdigit() for part in numbers) and tuple(map(int, numbers)) >= _FINE_TIMES
-
-
-def unequal_pages(old: Sequence[int], new: Sequence[int]) -> set[int]:
-    """Pages whose checksums differ, or that only one of the two has."""
-    longest, shortest = max(len(old), len(new)), min(len(old), len(new))
-    return {page for page in range(shortest) if old[page] != new[page]} | set(range(shortest, longest))
 
 
 def write_all(fd: int, offset: int, data: Buffer) -> None:

@@ -116,12 +116,13 @@ class Drafting:
     # ------------------------------------------------------------------ files
 
     async def create(
-        self, path: str, posix: Posix | None, *, exclusive: bool, writes: bool = True, truncate: bool = False
+        self, path: str, posix: Posix | None, *, exclusive: bool, access: int = os.O_RDWR, truncate: bool = False
     ) -> OpenDraft:
         """Make an empty file, or open the one that is there, cut to nothing if `truncate`.
 
         Args:
             posix: whose a new file is; None: as the mount shows files anyway.
+            access: one of `O_RDONLY`, `O_WRONLY` and `O_RDWR`.
 
         Raises:
             AlreadyExists: it is there, and `exclusive`.
@@ -135,10 +136,10 @@ class Drafting:
             if found is not None and exclusive:
                 raise AlreadyExists(f"{path} exists already", path=path)
             if found is not None:
-                return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, writes=writes)
-            return self._begin(mount, path, key, posix, writes=writes)
+                return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, access)
+            return self._begin(mount, path, key, posix, access)
 
-    def create_now(self, path: str, posix: Posix, *, writes: bool = True) -> OpenDraft | None:
+    def create_now(self, path: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
         """Make an empty file where it is known that there is none, without waiting; None: use `create`.
 
         Raises:
@@ -148,19 +149,28 @@ class Drafting:
         found = self._host.peek(*paths.split(path))
         if found is None or found.entry is not None or path in self._making:
             return None
-        return self._begin(mount, path, key, posix, writes=writes)
+        return self._begin(mount, path, key, posix, access)
 
-    def _begin(self, mount: Mount, path: str, key: str, posix: Posix | None, *, writes: bool) -> OpenDraft:
+    def _begin(self, mount: Mount, path: str, key: str, posix: Posix | None, access: int) -> OpenDraft:
         draft = self._make(mount, path, key)
         draft.posix = posix
         self._table.add(draft)
         self._host.tell(path, below=False)
-        return self.opened(draft, writes=writes)
+        return self.opened(draft, access)
 
-    async def open(self, entry: FileEntry, *, truncate: bool, opens: int = 0, must_share: bool = False) -> OpenDraft:
+    async def open(
+        self,
+        entry: FileEntry,
+        *,
+        truncate: bool,
+        access: int = os.O_RDWR,
+        opens: int = 0,
+        must_share: bool = False,
+    ) -> OpenDraft:
         """Open a file for writing.
 
         Args:
+            access: `O_WRONLY` or `O_RDWR`.
             opens: handles of this version that the caller knows of, and has read the draft from now on.
             must_share: the kernel reads the version's local file for some of them, so that file must be the draft's.
 
@@ -170,24 +180,25 @@ class Drafting:
         """
         self._host.writer.writable(entry.path)
         async with self._alone(entry.path):
-            return await self._open_draft(await self._draft_of(entry, truncate, opens, must_share), truncate)
+            return await self._open_draft(await self._draft_of(entry, truncate, opens, must_share), truncate, access)
 
-    async def _open_draft(self, draft: Draft, truncate: bool, *, writes: bool = True) -> OpenDraft:
-        opened = self.opened(draft, writes=writes)  # before anything waits: it must not become a version meanwhile
+    async def _open_draft(self, draft: Draft, truncate: bool, access: int) -> OpenDraft:
+        opened = self.opened(draft, access)  # before anything waits: it must not become a version meanwhile
         if truncate and draft.content.size():
             try:
                 async with draft.recording:
                     self._empty(draft)
+                draft.content.may_be_mapped |= access == os.O_RDWR
             except BaseException:
                 opened.close()
                 raise
         return opened
 
-    def opened(self, draft: Draft, *, writes: bool) -> OpenDraft:
+    def opened(self, draft: Draft, access: int) -> OpenDraft:
         """One more open of a draft, which the caller closes."""
         draft.is_lingering = False
-        opened = OpenDraft(draft, self._host.scratch, self._closed, writes=writes)
-        if writes:
+        opened = OpenDraft(draft, self._host.scratch, self._closed, access)
+        if opened.is_writer:
             self._uploader.watch(draft)
         return opened
 
@@ -359,7 +370,7 @@ class Drafting:
             self._staging.remove(draft.staging)
             raise
         draft.is_unseen, draft.replaces_any = True, overwrite
-        opened = OpenDraft(draft, self._host.scratch, self._closed, writes=True)
+        opened = OpenDraft(draft, self._host.scratch, self._closed, os.O_WRONLY)
         try:
             async with self._alone(path), self._held(path, lets_go=is_back) as before:
                 await self._put_in_place(draft, before, attributes)

@@ -107,14 +107,14 @@ class OpenDraft:
 
     __slots__ = ("_closed", "_scratch", "draft", "is_writer")
 
-    def __init__(
-        self, draft: Draft, scratch: memoryview, closed: Callable[["OpenDraft"], None], *, writes: bool
-    ) -> None:
+    def __init__(self, draft: Draft, scratch: memoryview, closed: Callable[["OpenDraft"], None], access: int) -> None:
+        """`access` is one of `O_RDONLY`, `O_WRONLY` and `O_RDWR`."""
+        self.is_writer = access != os.O_RDONLY
         draft.handles += 1
-        draft.writers += writes
+        draft.writers += self.is_writer
+        draft.content.may_be_mapped |= access == os.O_RDWR
         draft.mount.open_files += 1
         self.draft = draft
-        self.is_writer = writes
         self._scratch = scratch
         self._closed = closed
 

@@ -10,6 +10,7 @@ are of its version, or an error.
 """
 
 import contextlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -302,7 +303,7 @@ class FileSystem:
     def open(self, entry: FileEntry) -> AnyFile:
         """Open what an entry's path shows now for reading: what is being written there, or its version."""
         draft = self.draft_of(entry) or self.drafts.find(entry.path)
-        return self.open_version(entry) if draft is None else self.changes.opened(draft, writes=False)
+        return self.open_version(entry) if draft is None else self.changes.opened(draft, os.O_RDONLY)
 
     def draft_of(self, entry: Entry) -> Draft | None:
         """The draft that an entry is of, whatever has become of its name; None if it is no draft any more."""

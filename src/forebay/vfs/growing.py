@@ -1,6 +1,7 @@
 """Files that are sent while they are written: parts go ahead, and `close` waits for the last of them only.
 
-*Callers*: the uploader, on the loop.  *Locks*: a draft's own, while parts are sent.  *Awaits*: the store, the pool.
+*Callers*: the uploader, on the loop.  *Locks*: none; no part is begun while somebody has a draft's own, and who gives a
+draft another name or file aborts what has begun.  *Awaits*: the store, the pool.
 *Invariant*: a sender is in one hand: here, or with whoever took it.
 """
 
@@ -31,22 +32,23 @@ class Growing:
     async def watch(self, draft: Draft) -> None:
         """Send the parts of a file as it grows, until nobody writes it any more."""
         while draft.writers and not draft.is_gone:
-            await asyncio.sleep(LOOK_S)
+            sender = self._senders.get(draft)
+            if sender is None or not sender.is_full:
+                await asyncio.sleep(LOOK_S)
+            else:
+                await sender.until_one_ends()
             if not draft.writers or draft.is_ended:
                 return
             size = draft.content.size() - PART_BYTES  # what was written last may well be written again
             is_stored = draft.stored is not None and draft.stored.stamp == draft.content.stamp()
             if size < PART_BYTES or is_stored or draft.lock.locked():
                 continue
-            async with draft.lock:
-                if not draft.writers or draft.is_gone:
-                    return
-                try:
-                    await self._sender(draft).advance(size)
-                except OSError as error:
-                    log.info("upload.parts_failed", path=draft.path, reason=str(error))  # close tries, and tells
-                    await self.abort(draft)
-                    return
+            sender = self._sender(draft)
+            if sender.failed is not None:
+                log.info("upload.parts_failed", path=draft.path, reason=str(sender.failed))  # close tries, and tells
+                await self.abort(draft)
+                return
+            sender.advance(size)
 
     def _sender(self, draft: Draft) -> Sender:
         sender = self._senders.get(draft)

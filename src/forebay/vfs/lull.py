@@ -1,7 +1,8 @@
-"""When uploads begin: not while one small file after another is written, for both want the same processors.  Pure.
+"""When uploads begin: not while files are written one after another, or read back: all want the same processors.  Pure.
 
-A file alone is sent at once.  When a second one comes soon after, uploads wait until no more come; but not for long,
-and not for many files, so that what is sent keeps pace with a writer who does not rest.
+A small file alone is sent at once.  When a second one comes soon after, or a large one, uploads wait until no more
+come, and nobody has open what would be sent first; but not for long, and not for many files, so that what is sent keeps
+pace with a writer who does not rest.
 """
 
 import math
@@ -20,15 +21,17 @@ class Lull:
         self._is_over = False  # what waits is sent, whatever comes
 
     def came(self, now: float, *, is_large: bool = False) -> None:
-        """A file was acknowledged that is to be sent; who wrote a large one is not held up by its upload."""
-        if is_large:
-            self.end()
-        elif self._held_since is None and not self._is_over and now - self._last < LULL_S:
+        """A file was acknowledged that is to be sent."""
+        if self._held_since is None and not self._is_over and (is_large or now - self._last < LULL_S):
             self._held_since = now
         self._last = now
 
-    def left_s(self, now: float, waiting: int) -> float | None:
+    def left_s(self, now: float, waiting: int, *, is_open: bool = False) -> float | None:
         """How long uploads still wait, seconds, if nothing comes; None: they do not wait.
+
+        Args:
+            waiting: files.
+            is_open: does somebody have the first of them open?  When that ends, ask again.
 
         >>> lull = Lull(); lull.came(0.0); lull.left_s(0.0, 1)
         >>> lull.came(0.5); lull.left_s(0.5, 2), lull.left_s(1.0, 2), lull.left_s(1.5, 2)
@@ -36,7 +39,8 @@ class Lull:
         """
         if self._held_since is None:
             return None
-        left_s = min(self._last + LULL_S, self._held_since + HELD_MAX_S) - now
+        until = self._held_since + HELD_MAX_S
+        left_s = (until if is_open else min(self._last + LULL_S, until)) - now
         if left_s > 0 and waiting <= HELD_FILES_MAX:
             return left_s
         self.end()

@@ -193,6 +193,7 @@ class Mounter:
         host = self._host
         mount = host.tree.mount_at(path)
         if mount is not None:
+            host.uploader.hurry()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_S):
                     await self._until_quiet(mount)

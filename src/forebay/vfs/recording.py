@@ -14,12 +14,12 @@ import structlog
 
 from forebay import failpoints
 from forebay.errors import FsError
-from forebay.vfs.content import SMALL_BYTES, Snapshot, differs, has_fine_times, sums_of
+from forebay.vfs.content import SMALL_BYTES, Snapshot, differs, has_fine_times, sums_in, sums_of
 from forebay.vfs.drafts import Draft
 from forebay.vfs.journal import Journal
 from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
-from forebay.vfs.sending import Pool, sums_in
+from forebay.vfs.sending import Pool
 from forebay.vfs.staging import Staging
 from forebay.vfs.unsynced import record_now, unsynced_fields
 

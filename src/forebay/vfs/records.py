@@ -53,10 +53,11 @@ def draft_of(record: Record, mount: Mount, staging: Staging) -> Draft | None:
     fields, body = record.fields, record.body
     staging_id = fields["staging"]
     try:
-        content = WholeContent(staging.open(staging_id) if body is None else _file_of(staging_id, body, staging))
+        fd = staging.open(staging_id) if body is None else _file_of(staging_id, body, staging)
     except FileNotFoundError:
         log.error("upload.lost", path=fields["path"], staging=staging_id)
         return None
+    content = WholeContent(fd, may_be_mapped=True)  # a mapping outlasts the daemon
     draft = Draft(int(record.about, 16), mount, fields["path"], fields["key"], content)
     draft.staging, draft.base, draft.record = staging_id, fields["base"], record
     draft.posix = None if fields["posix"] is None else Posix(*fields["posix"])

@@ -1,11 +1,13 @@
 """From a local file to an object: one request for a small one, parts for a large one, a stream where there are none.
 
-Parts may be sent while the file still grows: when it ends, every part is compared with the file once more, and those
-that have changed are sent again.  Parts of the version before that did not change are copied by the store itself.
+Parts may be sent while the file still grows: when it ends, they are compared with the file once more, while the rest
+is sent, and those that have changed are sent again.  From then on the file must not change until all of it is read.
+Parts of the version before that did not change are copied by the store itself.
 
 *Callers*: the uploader, on the loop.  *Awaits*: the store; the disk pool.  *Invariants*: nothing is visible until all
-is there; at most `PARTS_IN_FLIGHT` parts of a file are in memory; a store that has moved on is never overwritten; the
-last step, which makes all visible, is not broken off, and `on_offer` is told before it of what the store will show.
+is there, as the file was at one moment; at most `PARTS_IN_FLIGHT` parts of it are in memory; a store that has moved on
+is never overwritten; the last step, which makes all visible, is not broken off, and `on_offer` is told before it of
+what the store will show.
 *On crash*: parts stay, invisible, until the bucket's lifecycle rule removes them.
 """
 
@@ -18,12 +20,12 @@ from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, cast
 import xxhash
 
 from forebay.cache.pages import PAGE_BYTES, page_count
-from forebay.errors import AlreadyExists, FsError, NotFound, StaleVersion
+from forebay.errors import AlreadyExists, Busy, FsError, NotFound, StaleVersion
 from forebay.stores.base import PartsStore, Store, Upload
 from forebay.stores.uploads import part_bytes
 from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 from forebay.units import MIB
-from forebay.vfs.content import Content, sums_of, unequal_pages
+from forebay.vfs.content import SMALL_BYTES, Content, Stamp, load, sums_in, sums_of_span
 
 SINGLE_PUT_BYTES = 8 * MIB  # up to this size one PUT
 PARTS_IN_FLIGHT = 4
@@ -37,6 +39,10 @@ class Pool(Protocol):
     def __call__(self, work: Callable[..., Result], /, *args: object) -> Awaitable[Result]:
         """What `work` returns or raises."""
         ...
+
+
+class Changed(Busy):
+    """The file was written while it was sent."""
 
 
 class Conditions(TypedDict, total=False):
@@ -89,10 +95,13 @@ class Sender:
         self._content = content
         self._pool = pool
         self._upload: Upload | None = None
+        self._beginning = asyncio.Lock()
+        self._sending: dict[int, asyncio.Task[None]] = {}  # parts on their way, by number
         self._sums: dict[int, array[int]] = {}  # by part number, of what was sent
-        self._slots = asyncio.Semaphore(PARTS_IN_FLIGHT)
-        self._has_failed = False
+        self._rooms: list[bytearray] = []  # for parts, used again: memory that is new costs more than a part's way here
+        self._stamp: Stamp | None = None  # what the file must be like while it is read; None: it may change
         self._last_step: asyncio.Task[ObjectMeta] | None = None
+        self.failed: BaseException | None = None  # why a part was not sent
         self.is_ending = False  # the store has everything, and may show it at any moment
         self.on_offer: OnOffer = _no_offer  # told of what it may show before it can
 
@@ -103,25 +112,40 @@ class Sender:
         """Can parts be sent before all of the file is there?"""
         return self.target.store.capabilities.parts
 
-    async def advance(self, size: int) -> None:
-        """Send the parts that lie wholly below `size`.
+    def advance(self, size: int) -> None:
+        """Begin to send the parts that lie wholly below `size`, as many as may be on their way; see `failed`."""
+        for number, span in parts_of(size):
+            if self.is_full or span.size < part_bytes(number):
+                return
+            if number not in self._sums and number not in self._sending:
+                self._begin(number, span)
 
-        Raises what the store raises; `abort` then.
-        """
-        await self._send_parts([(n, span) for n, span in parts_of(size) if span.size == part_bytes(n)], redo=set())
+    @property
+    def is_full(self) -> bool:
+        """Are as many parts on their way as may be?"""
+        return len(self._sending) >= PARTS_IN_FLIGHT
+
+    async def until_one_ends(self) -> None:
+        """Return when a part is not on its way any more.  Some are."""
+        await asyncio.wait(self._sending.values(), return_when=asyncio.FIRST_COMPLETED)
 
     # ------------------------------------------------------------------ the end
 
-    async def finish(self) -> Sent:
+    async def finish(self, stamp: Stamp | None) -> Sent:
         """Send what is missing or has changed, and make it visible.
 
+        Args:
+            stamp: what the file must be like until all of it is read; None: it is sent as it comes.
+
         Raises:
+            Changed: the file is not like that any more; nothing was written.
             StaleVersion: what is in the store is not what this file replaces; nothing was written.
             FsError: as the store says.
         """
-        size = self._content.size()
+        self._stamp = stamp
+        size = self._content.size() if stamp is None else stamp.size
         try:
-            if size <= SINGLE_PUT_BYTES and self._upload is None:
+            if size <= SINGLE_PUT_BYTES and self._upload is None and not self._sending:
                 return await self._put(size)
             return await (self._finish_parts(size) if self.sends_parts else self._stream(size))
         except AlreadyExists as error:
@@ -129,21 +153,33 @@ class Sender:
 
     async def _put(self, size: int) -> Sent:
         target = self.target
-        data = await self._content.read(0, size)
-        sums = sums_in(data)
+        if size <= SMALL_BYTES or not self._content.is_whole:
+            data = await self._content.read(0, size)
+            self._check()
+            sums = sums_in(data)
+        else:
+            data, sums = await self._load(ByteRange(0, size), bytearray(size))
         conditions = await self._conditions()
-        await self._offer(size, sums)
+        await self._offer(len(data), sums)
         put = target.store.put(target.key, data, attributes=target.attributes, **conditions)
         return Sent(await self._end(put), sums)
 
     async def _finish_parts(self, size: int) -> Sent:
-        parts = list(parts_of(size))
-        if any(number > len(parts) for number in self._sums):  # it was cut: what was sent past its end would stay in it
-            await self.abort()
-            self._sums.clear()
+        parts = dict(parts_of(size))
+        if self.failed or not parts.keys() >= self._sums.keys() | self._sending.keys():
+            await self.abort()  # what was sent past the end of a file that was cut would stay in it
             if size <= SINGLE_PUT_BYTES:
                 return await self._put(size)
-        await self._send_parts(parts, redo=await self._changed_parts(parts))
+        ahead = {number: parts[number] for number in (*self._sums, *self._sending)}
+        comparing = asyncio.create_task(self._sums_now(ahead), name=f"sums of {self.target.key}")
+        try:
+            await self._send_parts({number: parts[number] for number in parts.keys() - ahead})
+            now = await comparing
+            await self._send_parts({number: ahead[number] for number in ahead if self._sums[number] != now[number]})
+        finally:  # cancellations too
+            comparing.cancel()
+            await asyncio.gather(comparing, return_exceptions=True)
+            await self._stop()
         assert self._upload is not None
         sums = array("Q", [one for number in sorted(self._sums) for one in self._sums[number]])
         conditions = await self._conditions()
@@ -184,82 +220,108 @@ class Sender:
         if self._last_step.cancelled() or self._last_step.exception() is not None:
             await self.abort()
 
-    async def _changed_parts(self, parts: list[tuple[int, ByteRange]]) -> set[int]:
-        """Parts that were sent and are other bytes by now."""
-        if not self._content.is_whole or not self._sums:
-            return set()
-        now = await self._pool(sums_of, self._content.fd)
-        return {
-            number
-            for number, span in parts
-            if number in self._sums and self._sums[number] != now[span.start // PAGE_BYTES : page_count(span.stop)]
-        }
+    async def _sums_now(self, parts: dict[int, ByteRange]) -> "dict[int, array[int]]":
+        """The checksums of parts as they are by now: what went ahead may have been written again since."""
+        found = {}
+        for number, span in parts.items():
+            found[number] = await self._pool(sums_of_span, self._content.fd, span, self._content.may_be_mapped)
+            self._check()
+        return found
 
-    async def _send_parts(self, parts: list[tuple[int, ByteRange]], *, redo: set[int]) -> None:
-        wanted = [(number, span) for number, span in parts if number in redo or number not in self._sums]
-        if not wanted:
-            return
-        if self._upload is None:
-            store = cast(PartsStore, self.target.store)
-            self._upload = await store.upload(self.target.key, attributes=self.target.attributes)
-        sending: list[asyncio.Task[None]] = []
-        try:
-            for number, span in wanted:
-                await self._slots.acquire()
-                if self._has_failed:
-                    break
-                name = f"part {number} of {self.target.key}"
-                sending.append(asyncio.create_task(self._send_part(number, span), name=name))
-            await asyncio.gather(*sending)
-        finally:  # cancellations too
-            for task in sending:
-                task.cancel()
-            await asyncio.gather(*sending, return_exceptions=True)
+    def _check(self, *, is_cut: bool = False) -> None:
+        """Raise if the file is not what it was when its end began to be sent: others would see a mixture."""
+        if self._stamp is not None and self._content.stamp() != self._stamp:
+            raise Changed(f"{self.target.key}: the file was written while it was sent")
+        if is_cut:
+            raise FsError(f"{self.target.key}: the file was cut while it was sent")
+
+    async def _send_parts(self, parts: dict[int, ByteRange]) -> None:
+        """Send these, and return when nothing is on its way any more."""
+        for number in sorted(parts):
+            while self.is_full and not self.failed:
+                await self.until_one_ends()
+            if self.failed:
+                break
+            self._begin(number, parts[number])
+        while self._sending and not self.failed:
+            await self.until_one_ends()
+        if self.failed:
+            raise self.failed
+
+    def _begin(self, number: int, span: ByteRange) -> None:
+        task = asyncio.create_task(self._send_part(number, span), name=f"part {number} of {self.target.key}")
+        self._sending[number] = task
+
+        def ended(_: "asyncio.Task[None]") -> None:
+            del self._sending[number]
+            error = None if task.cancelled() else task.exception()
+            self.failed = self.failed or error
+
+        task.add_done_callback(ended)
 
     async def _send_part(self, number: int, span: ByteRange) -> None:
-        try:
-            assert self._upload is not None
-            target = self.target
-            if target.base is not None and target.store.capabilities.copy_parts and await self._is_unchanged(span):
-                await self._copy(number, span, target.base)
-                self._sums[number] = array("Q", bytes(8 * (page_count(span.stop) - span.start // PAGE_BYTES)))
-                if target.base_sums is not None:
-                    self._sums[number] = target.base_sums[span.start // PAGE_BYTES : page_count(span.stop)]
-                return
-            data = await self._read(span)
-            self._sums[number] = await self._pool(sums_in, data)
-            await self._upload.send(number, data)
-        except BaseException:
-            self._has_failed = True
-            self._sums.pop(number, None)
-            raise
-        finally:
-            self._slots.release()
+        upload, target = await self._begun(), self.target
+        may_copy = target.base is not None and target.store.capabilities.copy_parts
+        if may_copy and target.base_sums is None and self._content.is_unchanged(span):
+            await self._copy(upload, number, span)
+            self._sums[number] = array("Q", bytes(8 * (page_count(span.stop) - span.start // PAGE_BYTES)))
+            return
+        room = self._rooms.pop() if self._rooms else bytearray()
+        data, sums = await self._load(span, room if len(room) >= span.size else (room := bytearray(span.size)))
+        if may_copy and self._is_of_base(span, sums):
+            await self._copy(upload, number, span)
+        else:
+            await upload.send(number, data)
+        self._sums[number] = sums
+        self._rooms.append(room)  # only now: of a request that broke off, some may be on its way still
 
-    async def _copy(self, number: int, span: ByteRange, base: str) -> None:
-        assert self._upload is not None
+    async def _begun(self) -> Upload:
+        async with self._beginning:
+            if self._upload is None:
+                store = cast(PartsStore, self.target.store)
+                self._upload = await store.upload(self.target.key, attributes=self.target.attributes)
+            return self._upload
+
+    async def _stop(self) -> None:
+        """Return when no part is on its way any more."""
+        for task in self._sending.values():
+            task.cancel()
+        while self._sending:
+            await self.until_one_ends()
+
+    async def _copy(self, upload: Upload, number: int, span: ByteRange) -> None:
+        assert self.target.base is not None
         try:
-            await self._upload.copy(number, self.target.key, span, base)
+            await upload.copy(number, self.target.key, span, self.target.base)
         except NotFound as error:
             raise StaleVersion(
                 f"{self.target.key} was removed by somebody else meanwhile", path=error.filename
             ) from error
 
-    async def _is_unchanged(self, span: ByteRange) -> bool:
-        base_sums = self.target.base_sums
-        if base_sums is None:
-            return self._content.is_unchanged(span)
-        first, stop = span.start // PAGE_BYTES, page_count(span.stop)
-        if stop > len(base_sums) or span.stop % PAGE_BYTES:  # the last page was another one, or is shorter
+    def _is_of_base(self, span: ByteRange, sums: "array[int]") -> bool:
+        """Are the bytes of a part, of which these are the checksums, those of the version that is replaced?"""
+        base_sums, first, stop = self.target.base_sums, span.start // PAGE_BYTES, page_count(span.stop)
+        if base_sums is None or stop > len(base_sums) or span.stop % PAGE_BYTES:  # the last page may be shorter there
             return False
-        return not unequal_pages(base_sums[first:stop], await self._pool(sums_in, await self._read(span)))
+        return base_sums[first:stop] == sums
+
+    async def _load(self, span: ByteRange, room: bytearray) -> "tuple[Buffer, array[int]]":
+        """Bytes of the file, in `room` or not, and their checksums."""
+        data: Buffer = memoryview(room)[: span.size]
+        if self._content.is_whole:
+            count, sums = await self._pool(load, self._content.fd, span.start, data, self._content.may_be_mapped)
+        else:
+            data = await self._read(span)
+            count, sums = len(data), await self._pool(sums_in, data)
+        self._check(is_cut=count < span.size)
+        return data, sums
 
     async def _read(self, span: ByteRange) -> Buffer:
         found = bytearray()
         while len(found) < span.size:
             piece = await self._content.read(span.start + len(found), span.size - len(found))
             if not len(piece):
-                raise FsError(f"{self.target.key}: the file was cut while it was sent")
+                break
             found += memoryview(piece)
         return found
 
@@ -268,8 +330,9 @@ class Sender:
 
         async def chunks() -> AsyncIterator[Buffer]:
             for start in range(0, size, CHUNK_BYTES):
-                data = await self._read(ByteRange(start, min(start + CHUNK_BYTES, size)))
-                sums.extend(await self._pool(sums_in, data))
+                span = ByteRange(start, min(start + CHUNK_BYTES, size))
+                data, found = await self._load(span, bytearray(span.size))
+                sums.extend(found)
                 yield data
             await self._offer(size, sums)
 
@@ -296,6 +359,9 @@ class Sender:
         """Give up; nothing stays in the store, unless that fails too: then parts may, and whoever waits is told why
         the file was not sent rather than that."""
         await self._break_off()
+        await self._stop()
+        self._sums.clear()
+        self.failed = None
         if self._upload is not None:
             upload, self._upload = self._upload, None
             with contextlib.suppress(FsError):
@@ -336,9 +402,3 @@ async def look(store: Store, key: str, sizes: Collection[int], pool: Pool) -> Se
     except (NotFound, StaleVersion):
         return None
     return Sent(meta, sums)
-
-
-def sums_in(data: Buffer) -> "array[int]":
-    """The checksum of every page of some bytes."""
-    view = memoryview(data)
-    return array("Q", (xxhash.xxh3_64_intdigest(view[at : at + PAGE_BYTES]) for at in range(0, len(view), PAGE_BYTES)))

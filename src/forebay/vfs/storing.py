@@ -1,8 +1,8 @@
 """One draft to its store: its bytes, its attributes, and both files where somebody else has changed it meanwhile.
 
 *Callers*: the uploader and what changes names, on the loop, with the draft's lock held.  *Awaits*: the store, the
-journal, the pool.  *Invariants*: what is sent while somebody writes is never taken for all of it; what others wrote
-is never overwritten, and what we sent ourselves is never taken for theirs, though its answer was lost.
+journal, the pool.  *Invariants*: what is sent is what the file was at one moment; what others wrote is
+never overwritten, and what we sent ourselves is never taken for theirs, though its answer was lost.
 *On crash*: the journal has what is not in the store, and tells what of it may be.
 """
 
@@ -20,7 +20,7 @@ from forebay.paths import NAME_BYTES_MAX, join, split
 from forebay.stores.base import AttributesStore
 from forebay.types import ByteRange, ObjectMeta
 from forebay.units import format_size
-from forebay.vfs.content import SMALL_BYTES, Content, PatchedContent, Snapshot, begin_to_settle, sums_of
+from forebay.vfs.content import Content, PatchedContent, Snapshot, Stamp, sums_of
 from forebay.vfs.drafts import Draft, DraftTable
 from forebay.vfs.entries import FileEntry, Mount, file_entry
 from forebay.vfs.growing import Growing
@@ -28,10 +28,11 @@ from forebay.vfs.leaving import Leaving
 from forebay.vfs.openfile import OpenFile
 from forebay.vfs.recording import Recorder
 from forebay.vfs.records import UploadInfo, attributes_of, has_attributes
-from forebay.vfs.sending import Offer, Pool, Sender, Sent, Target, look, offer_of
+from forebay.vfs.sending import Changed, Offer, Pool, Sender, Sent, Target, look, offer_of
 
 log = structlog.get_logger()
 
+TRIES = 3  # to send a file that somebody goes on writing, for who waits; then others may see what it was in between
 RANGES = ".ranges"  # how the name of the list of what is whose ends
 
 
@@ -88,34 +89,43 @@ class Storing:
         self.growing = Growing(target_of, pool)
         self.conflicts: list[UploadInfo] = []
 
-    async def store(self, draft: Draft) -> None:
+    async def store(self, draft: Draft, *, gives_way: bool = False) -> None:
         """Have the store hold a draft.
 
+        Args:
+            gives_way: nobody waits for it: to who goes on writing.
+
         Raises:
+            Changed: somebody went on writing, and it gives way; nothing was written.
             StaleVersion: somebody else has changed the object meanwhile; both are kept.
             FsError: the store failed.
         """
-        if not await self._recorder.is_stored(draft):
-            await self._send(draft)
+        for tried in range(1, TRIES + 1):
+            if await self._recorder.is_stored(draft):
+                break
+            try:
+                await self._send(draft, may_change=tried == TRIES)
+                break
+            except Changed:
+                if gives_way:
+                    raise
         while draft.has_new_attributes:
             await self._finish(draft)
 
     # ------------------------------------------------------------------ bytes
 
-    async def _send(self, draft: Draft) -> None:
+    async def _send(self, draft: Draft, *, may_change: bool) -> None:
         """Have the store hold the bytes; the rest is `_finish`."""
-        await self._leaving.left(draft.mount, draft.key)
         content, began = draft.content, draft.recorded
         stamp = content.stamp()
         content.begin_sending()
-        if content.is_whole and stamp.size > SMALL_BYTES:  # after the look, so that any later store changes the time
-            await self._pool(begin_to_settle, content.fd)
+        await self._leaving.left(draft.mount, draft.key)
         await self._host.foresee(draft.path)
         sender = self.growing.take(draft) or Sender(target_of(draft), content, self._pool)
         sender.on_offer = partial(self._offered, draft, began)
         try:
             failpoints.hit("upload.begun")
-            sent = await self._all_of(draft, sender)
+            sent = await self._all_of(draft, sender, None if may_change else stamp)
             failpoints.hit("upload.sent")
         except StaleVersion as error:
             found, is_all = await self._find_ours(draft, content)
@@ -125,9 +135,11 @@ class Storing:
                 await self._keep_both(draft, content, error)
             if not is_all:
                 draft.base, draft.base_sums = found.meta.version, found.sums
-                await self._send(draft)
+                await self._send(draft, may_change=may_change)
                 return
             sent = found
+        except Changed:
+            raise
         except FsError as error:
             draft.error = str(error)
             raise
@@ -136,11 +148,11 @@ class Storing:
         draft.sent, draft.offered = began, []
         draft.has_new_attributes, draft.replaces_any = True, False  # the first until they are known to be there
 
-    async def _all_of(self, draft: Draft, sender: Sender) -> Sent:
+    async def _all_of(self, draft: Draft, sender: Sender, stamp: Stamp | None) -> Sent:
         """Send it; who cancels that does not wait for the store."""
         draft.sender = sender
         try:
-            return await sender.finish()
+            return await sender.finish(stamp)
         except asyncio.CancelledError:
             if sender.is_ending:
                 self._leaving.let_end(draft.mount, sender.target.key, sender)
@@ -240,13 +252,13 @@ class Storing:
         told = f"{draft.path} was changed by somebody else while it was written here; what was written here is {path}"
         target = target_of(draft)._replace(key=key, base=None, base_sums=None, replaces_any=True)
         try:
-            return path, (await self._all_of(draft, Sender(target, content, self._pool))).meta, told
+            return path, (await self._all_of(draft, Sender(target, content, self._pool), content.stamp())).meta, told
         except StaleVersion:
             if not isinstance(content, PatchedContent):
                 raise
         cached = self._host.cached_pages(file_entry(draft.path, draft.mount, cast(ObjectMeta, draft.meta)))
         remains, lost = content.without_base(cached)
-        meta = (await self._all_of(draft, Sender(target, remains, self._pool))).meta
+        meta = (await self._all_of(draft, Sender(target, remains, self._pool), remains.stamp())).meta
         ranges = await draft.mount.store.put(key + RANGES, ranges_text(ours, content.written(), lost))
         await self._host.learn_file(path + RANGES, file_entry(path + RANGES, draft.mount, ranges))
         size = format_size(sum(span.size for span in lost))

@@ -13,12 +13,11 @@ from array import array
 from typing import Any
 
 from forebay.cache.index import BOOT_ID
-from forebay.vfs.content import Snapshot, sums_of
+from forebay.vfs.content import Snapshot, sums_in, sums_of
 from forebay.vfs.drafts import Draft
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
-from forebay.vfs.sending import sums_in
 from forebay.vfs.staging import Staging
 
 _OF_UNSYNCED = ("boot", "sums")

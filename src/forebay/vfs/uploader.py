@@ -40,7 +40,7 @@ from forebay.vfs.lull import Lull
 from forebay.vfs.recording import Recorder
 from forebay.vfs.records import UploadInfo, draft_of
 from forebay.vfs.retries import Retries
-from forebay.vfs.sending import SINGLE_PUT_BYTES, Offer
+from forebay.vfs.sending import SINGLE_PUT_BYTES, Changed, Offer
 from forebay.vfs.staging import Staging
 from forebay.vfs.storing import Host as StoringHost
 from forebay.vfs.storing import Storing
@@ -326,16 +326,13 @@ class Uploader:
 
     def enqueue(self, draft: Draft, *, last: bool = True) -> None:
         """Send a draft after all that are queued now; if not `last`, where it is, should it be there already."""
-        held = self._is_held()
+        held = self._lull_s() is not None
         if last:
             self._queue.pop(draft, None)
             self._lull.came(_now(), is_large=draft.content.size() > SINGLE_PUT_BYTES)
         self._queue.setdefault(draft, None)
-        if not (held and self._is_held()):  # else it looks again by itself, and need not after each of many files
+        if not held or self._lull_s() is None:  # else it looks again by itself, and need not after each of many files
             self._changed.set()
-
-    def _is_held(self) -> bool:
-        return self._lull.left_s(_now(), len(self._queue)) is not None
 
     async def _stored(self, draft: Draft) -> None:
         """The store has what was sent: all that was recorded, or not what was recorded since."""
@@ -356,13 +353,13 @@ class Uploader:
         """
         self._queue.pop(draft, None)
         self.recorder.drop_aside(draft)
-        self._spawn(self.storing.growing.abort(draft), f"abort of parts of {draft.path}")
         before = draft.content
         draft.aside, draft.staging = draft.staging, self._staging.new_id()
         draft.content = WholeContent(self._staging.make(draft.staging))
 
         async def close() -> None:
-            async with draft.lock:  # whoever reads it has it
+            await self.storing.growing.abort(draft)
+            async with draft.lock:  # whoever else reads it has it
                 before.close()
 
         self._spawn(close(), f"close of what {draft.path} was")
@@ -382,13 +379,25 @@ class Uploader:
                     await self._changed.wait()
 
     def _wait_s(self) -> float | None:
-        waits = self._retries.wait_s(), self._lull.left_s(_now(), len(self._queue))
+        waits = self._retries.wait_s(), self._lull_s()
         return min((wait_s for wait_s in waits if wait_s is not None), default=None)
+
+    def _lull_s(self) -> float | None:
+        first = self._first()
+        return self._lull.left_s(_now(), len(self._queue), is_open=first is not None and first.handles > 0)
+
+    def _first(self) -> Draft | None:
+        return next(iter(self._queue), None)
+
+    def hurry(self) -> None:
+        """What waits for a lull is sent from now on."""
+        self._lull.end()
+        self._changed.set()
 
     def _start_some(self) -> None:
         if not self._queue:
             self._lull.emptied()
-        if self._is_held():
+        if self._lull_s() is not None:
             return
         for draft in list(self._queue):
             is_large = draft.content.size() > SINGLE_PUT_BYTES
@@ -422,9 +431,12 @@ class Uploader:
                 if draft.is_gone or (draft.writers and not await self.recorder.is_recorded(draft)):
                     self._queue.pop(draft, None)  # it is being changed: the next close or fsync queues it again
                     return
-                await self.storing.store(draft)
+                await self.storing.store(draft, gives_way=True)
                 await self._stored(draft)
                 self._retries.forget(draft.mount)
+        except Changed:  # the next close or fsync queues it again, or has done so
+            self._retries.forget(draft)
+            self._retries.failed(draft)
         except OSError as error:
             if draft.conflict:
                 return  # both are kept, and told of
@@ -463,8 +475,7 @@ class Uploader:
             self._retries.forget(draft)
             self._retries.forget(draft.mount)
             draft.error = ""
-        self._lull.end()
-        self._changed.set()
+        self.hurry()
         while any(draft in self._queue and not draft.error for draft in waiting):
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
@@ -486,6 +497,8 @@ class Uploader:
 
     def released(self, draft: Draft) -> None:
         """A draft that nobody has open: let it become a cached version, or go, if it can."""
+        if draft is self._first():
+            self._changed.set()  # it may be this that uploads wait for
         waits_unsent = draft in self._queue and draft.stored is None and not draft.is_gone
         if not draft.is_lingering and not waits_unsent:
             self._spawn(self.settle(draft), f"settle {draft.path}")

@@ -15,7 +15,7 @@ from forebay.cache.pages import PAGE_BYTES
 from forebay.errors import FsError
 from forebay.types import Buffer, ByteRange
 from forebay.vfs import content as content_module
-from forebay.vfs.content import PatchedContent, Snapshot, Spans, WholeContent, differs, sums_of, unequal_pages
+from forebay.vfs.content import PatchedContent, Snapshot, Spans, WholeContent, differs, sums_of
 
 BASE = random.Random(2).randbytes(3 * PAGE_BYTES + 7)
 
@@ -282,11 +282,6 @@ async def test_a_patched_file_differs_after_any_change(patched: PatchedContent) 
         assert not differs(patched, then)
         change()
         assert differs(patched, then)
-
-
-def test_pages_that_differ_or_that_one_lacks_are_unequal() -> None:
-    assert unequal_pages([1, 2, 3], [1, 5]) == {1, 2}
-    assert unequal_pages([], []) == set()
 
 
 def test_only_the_pages_that_are_asked_for_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

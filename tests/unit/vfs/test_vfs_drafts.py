@@ -87,8 +87,8 @@ def test_a_time_that_was_set_counts_until_the_next_write(make: MakeDraft) -> Non
 def test_each_open_counts_once_for_draft_and_mount(make: MakeDraft) -> None:
     draft, scratch = make("/m/f"), memoryview(bytearray(100))
     closed: list[OpenDraft] = []
-    writer = OpenDraft(draft, scratch, closed.append, writes=True)
-    reader = OpenDraft(draft, scratch, closed.append, writes=False)
+    writer = OpenDraft(draft, scratch, closed.append, os.O_WRONLY)
+    reader = OpenDraft(draft, scratch, closed.append, os.O_RDONLY)
     assert (draft.handles, draft.writers, draft.mount.open_files) == (2, 1, 2)
     draft.content.write(0, b"bytes")
     assert bytes(asyncio.run(reader.read(1, 3))) == b"yte"

@@ -53,9 +53,23 @@ def test_who_asks_for_it_need_not_wait() -> None:
     assert asked.left_s(0.0, 2) is None
 
 
-def test_a_large_file_need_not_wait_nor_what_comes_with_it() -> None:
-    mixed = Lull()
-    mixed.came(0.0)
-    mixed.came(0.0)
-    mixed.came(0.0, is_large=True)
-    assert mixed.left_s(0.0, 3) is None
+def test_a_large_file_waits_until_who_wrote_it_has_read_it_back() -> None:
+    large = Lull()
+    large.came(0.0, is_large=True)
+    assert large.left_s(0.0, 1) == LULL_S
+    assert large.left_s(LULL_S, 1, is_open=True) == HELD_MAX_S - LULL_S
+    assert large.left_s(LULL_S, 1) is None
+
+
+def test_who_keeps_a_file_open_holds_uploads_up_for_a_while_only() -> None:
+    kept = Lull()
+    kept.came(0.0, is_large=True)
+    assert kept.left_s(HELD_MAX_S, 1, is_open=True) is None
+
+
+def test_large_files_one_after_another_are_sent_while_more_come() -> None:
+    row = Lull()
+    row.came(0.0, is_large=True)
+    assert row.left_s(LULL_S, 1) is None
+    row.came(LULL_S, is_large=True)  # before the first has been sent
+    assert row.left_s(LULL_S, 2) is None

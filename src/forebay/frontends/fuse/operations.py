@@ -194,7 +194,7 @@ class Operations:
         if flags & _WRITES:
             node = self._file_node(request.nodeid)
             self._fs.writer.writable(node.entry.path)
-            return self.writing.open(node, truncate=bool(flags & os.O_TRUNC))
+            return self.writing.open(node, flags)
         answer = self.handles.backing.reopen(request.nodeid)
         if answer is not None:
             self.handles.served_from["passthrough opens"] += 1

@@ -82,23 +82,29 @@ class Writing:
 
     # ------------------------------------------------------------------ files
 
-    async def open(self, node: Node, *, truncate: bool) -> Buffer:
+    async def open(self, node: Node, flags: int) -> Buffer:
         """OPEN for writing."""
         try:
-            opened = await self._begin(node, truncate=truncate)
+            opened = await self._begin(node, flags)
         except OSError as error:
             if error.errno == errno.ESTALE:
                 self._nodes.detach(node)
             raise
         return self._handles.open(node, opened)
 
-    async def _begin(self, node: Node, *, truncate: bool) -> OpenDraft:
+    async def _begin(self, node: Node, flags: int) -> OpenDraft:
         """Open a node's file for writing; the node is that draft from now on, for those who have it open too."""
         entry = node.entry
         assert isinstance(entry, FileEntry)
         paged, is_passed = self._handles.of_node(node), self._handles.is_passed(node)
         opens = self._handles.backing.live(node.ino) if is_passed else len(paged)
-        opened = await self._fs.changes.open(entry, truncate=truncate, opens=opens, must_share=is_passed)
+        opened = await self._fs.changes.open(
+            entry,
+            access=flags & os.O_ACCMODE,
+            truncate=bool(flags & os.O_TRUNC),
+            opens=opens,
+            must_share=is_passed,
+        )
         if not is_draft(entry):
             self._adopt(node, opened, paged)
         return opened
@@ -119,7 +125,7 @@ class Writing:
         posix = posix_of(stat.S_IMODE(mode & ~umask) & 0o1777, request.uid, request.gid)
         was_absent, opened = self._nodes.expect(folder, name), None
         try:
-            opened = self._fs.changes.create_now(join(folder, name), posix, writes=flags & os.O_ACCMODE != os.O_RDONLY)
+            opened = self._fs.changes.create_now(join(folder, name), posix, access=flags & os.O_ACCMODE)
         finally:
             if opened is None and was_absent:
                 self._nodes.tell_absent(folder, name)
@@ -130,7 +136,7 @@ class Writing:
             join(folder, name),
             posix,
             exclusive=bool(flags & os.O_EXCL),
-            writes=flags & os.O_ACCMODE != os.O_RDONLY,
+            access=flags & os.O_ACCMODE,
             truncate=bool(flags & os.O_TRUNC),
         )
         return self._created(folder, name, opened)
@@ -239,7 +245,7 @@ class Writing:
             return
         if not isinstance(node.entry, FileEntry):
             raise Invalid(f"{node.entry.path} is a folder", path=node.entry.path)
-        opened = await self._begin(node, truncate=False)
+        opened = await self._begin(node, os.O_WRONLY)
         try:
             opened.draft.content.truncate(size)
             await self._fs.uploader.flush(opened.draft)
