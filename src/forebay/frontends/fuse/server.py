@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from types import CoroutineType
-from typing import cast
+from typing import NamedTuple, cast
 
 import structlog
 
@@ -33,7 +33,16 @@ Answer = Buffer | Coroutine[None, None, Buffer] | None
 Handler = Callable[[Request], Answer]
 
 REQUESTS_PER_TURN = 32  # then tasks and timers have theirs; the device stays readable
+_RENAMES = (abi.Opcode.RENAME, abi.Opcode.RENAME2)
 _STOP_SIGNALS = sum(1 << number - 1 for number in (1, 2, 3, 9, 15))  # HUP INT QUIT KILL TERM
+
+
+class _Unanswered(NamedTuple):
+    """A request that a task will answer."""
+
+    task: "asyncio.Task[Buffer]"
+    pid: int  # who waits
+    folders: tuple[int, ...]  # nodes whose lock the kernel may hold until then
 
 
 class Server:
@@ -53,7 +62,8 @@ class Server:
         self._handlers = dict(handlers) | {abi.Opcode.INTERRUPT: self._interrupt}
         self._refused = refused
         self._on_end = on_end
-        self._tasks: dict[int, tuple[asyncio.Task[Buffer], int]] = {}  # by unique: the task, and who waits
+        self._tasks: dict[int, _Unanswered] = {}  # by unique
+        self._later: list[tuple[set[int], Callable[[], None]]] = []  # see `once_answered`
         self.requests: Counter[int] = Counter()  # by opcode
         self._serving = False
 
@@ -65,7 +75,7 @@ class Server:
     async def stop(self) -> None:
         """Stop to serve, and answer what still waits with EINTR.  The device stays open."""
         self._stop_reading()
-        tasks = [task for task, _ in self._tasks.values()]
+        tasks = [waiting.task for waiting in self._tasks.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -113,7 +123,7 @@ class Server:
             return
         elif isinstance(answer, CoroutineType):  # not Coroutine: asking an abstract class costs 0.5 us
             task = asyncio.create_task(answer, name=f"fuse {opcode} {unique}")
-            self._tasks[unique] = task, request.pid
+            self._tasks[unique] = _Unanswered(task, request.pid, _locked_folders(request))
             task.add_done_callback(partial(self._finish, unique, opcode))
         else:
             payload = cast("Buffer", answer)
@@ -129,13 +139,47 @@ class Server:
         else:
             payload = task.result()
             self._device.write(wire.pack_reply(unique, len(payload)), payload)
+        if self._later:
+            self._go_on(unique)
+
+    def once_answered(self, folder: int, then: Callable[[], None]) -> None:
+        """Call `then` when the kernel holds the lock of a folder for no request any more that is unanswered now.
+
+        Requests that come later are not waited for, or it might never be called.
+        """
+        asks = asyncio.current_task()  # an answer that is on its way may have locked what only the kernel knows of
+        waits_for = {
+            unique for unique, waiting in self._tasks.items() if folder in waiting.folders or waiting.task is asks
+        }
+        if waits_for:
+            self._later.append((waits_for, then))
+        else:
+            asyncio.get_running_loop().call_soon(then)  # what is being answered without a task is answered then
+
+    def _go_on(self, answered: int) -> None:
+        waited, self._later = self._later, []
+        for waits_for, then in waited:
+            waits_for.discard(answered)
+            if waits_for:
+                self._later.append((waits_for, then))
+            else:
+                then()
 
     def _interrupt(self, request: Request) -> None:
         """Let a caller go that was told to stop; a mere SIGCHLD or timer is no reason to fail its read."""
         (unique,) = abi.INTERRUPT_IN.unpack_from(request.body)
-        task, pid = self._tasks.get(unique, (None, 0))
-        if task is not None and (pid == 0 or pending_signals(pid) & _STOP_SIGNALS):
-            task.cancel()
+        waiting = self._tasks.get(unique)
+        if waiting is not None and (waiting.pid == 0 or pending_signals(waiting.pid) & _STOP_SIGNALS):
+            waiting.task.cancel()
+
+
+def _locked_folders(request: Request) -> tuple[int, ...]:
+    """Nodes of the folders whose lock the kernel may hold until a request is answered."""
+    if request.opcode == abi.Opcode.OPENDIR:
+        return ()
+    if request.opcode in _RENAMES:
+        return (request.nodeid, *abi.RENAME_IN.unpack_from(request.body))
+    return (request.nodeid,)
 
 
 def errno_of(error: BaseException, opcode: int) -> int:
