@@ -383,6 +383,60 @@ async def test_a_rename_that_a_crash_cuts_short_leaves_the_one_or_the_other(
     assert rig.staged() == []
 
 
+async def test_a_rename_of_a_stored_file_that_a_crash_cuts_short_is_not_in_conflict_with_what_it_replaces(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: object) -> None:
+        raise FsError("all ends here")
+
+    await rig.start("back")
+    await rig.save("/s/new", b"new")
+    await rig.settled()
+    rig.down()
+    await rig.save("/s/old", b"old")
+    await rig.pass_time(5)
+    rig.up()
+    monkeypatch.setattr(rig.fs.uploader, "forget", crash)
+    with pytest.raises(FsError):
+        await rig.fs.changes.rename("/s/new", "/s/old")
+    await rig.restart()
+    rig.fs.start()
+    await rig.settled()
+    assert (await rig.stored("old"), await rig.stored("new")) == (b"new", None)
+    assert await rig.read("/s/old") == b"new"
+    assert rig.uploads() == {}
+    assert rig.staged() == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("mode", ["through", "back"])
+async def test_what_is_written_where_a_rename_broke_off_is_not_taken_for_what_it_moves(
+    rig: Writing, mode: str, restarts: bool
+) -> None:
+    await rig.start(mode)
+    await rig.save("/s/a", b"first")
+    await rig.settled()
+    rename = asyncio.create_task(rig.fs.changes.rename("/s/a", "/s/b"))
+    rig.faulty.script.extend([None] * 3 + [Hang(asyncio.Event())])
+    await rig.until(lambda: not rig.faulty.script)
+    assert (await rig.stored("a"), await rig.stored("b")) == (b"first", b"first"), "it is copied, and not removed"
+    rename.cancel()
+    await asyncio.wait({rename})
+    if restarts:
+        await rig.restart()
+        rig.fs.start()
+    try:
+        await rig.save("/s/a", b"second", truncate=True)
+    except StaleVersion:  # the kernel asks again then
+        await rig.save("/s/a", b"second", truncate=True)
+    await rig.settled()
+    await rig.restart()
+    rig.fs.start()
+    await rig.settled()
+    assert (await rig.stored("a"), await rig.stored("b")) == (b"second", b"first")
+    assert rig.uploads() == {}
+
+
 async def test_a_rename_over_a_file_that_waits_keeps_the_other_one_after_a_restart(rig: Writing) -> None:
     await rig.start("back")
     rig.down()

@@ -53,6 +53,7 @@ class Changes(Drafting):
         """
         mount, key = self._host.writer.writable(path)
         async with self._alone(path), self._held(path, lets_go=_is_only_here) as draft:
+            await self._renames.settle(mount, key)
             if draft is None:
                 entry = await self._host.stat(path)
                 if isinstance(entry, FolderEntry):
@@ -115,13 +116,14 @@ class Changes(Drafting):
         """
         if source == target:
             return
-        (mount, _), (target_mount, target_key) = map(self._host.writer.writable, (source, target))
+        (mount, key), (target_mount, target_key) = map(self._host.writer.writable, (source, target))
         if mount is not target_mount:
             raise CrossesMounts(f"{source} and {target} are in different mounts", path=target)
         if self._host.tree.below(source) or self._host.tree.below(target):
             raise Busy(f"a mount is at or below {source} or {target}", path=target)
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
+        await self._renames.settle(mount, key, target_key)
         entry = await self._host.stat(source)
         there = (await self._host.lookup(*paths.split(target))).entry
         if there is not None and not replace:
@@ -150,7 +152,14 @@ class Changes(Drafting):
                 await self._keep_open(there)
             moved = None
             if draft is None or draft.base is not None:
-                moved = await self._rename_stored(entry, draft, target, target_key)
+                if replaced is not None:  # a crash may leave it in the journal, and the other in its place in the store
+                    await self._uploader.recorder.amend(replaced, replaced_by=old_key)
+                try:
+                    moved = await self._rename_stored(entry, draft, target, target_key)
+                except FsError:
+                    if replaced is not None:
+                        await self._uploader.recorder.amend(replaced)
+                    raise
             if draft is None:
                 assert moved is not None
                 self._move_cached(entry, moved)
