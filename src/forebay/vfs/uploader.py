@@ -452,26 +452,35 @@ class Uploader:
                 draft.error = str(error)
 
     async def drain(self, path: str) -> list[UploadInfo]:
-        """Wait until the store has everything at or below a path; what fails, once tried again, is returned."""
+        """Wait until the store has everything at or below a path, and nothing that has gone here.
+
+        Returns: what fails, once tried again.
+        """
         waiting = [draft for draft in self._table.below(path) if draft in self._queue]
         for draft in waiting:
             self._retries.forget(draft)
             self._retries.forget(draft.mount)
             draft.error = ""
+        self.leaving.hurry(path)
         self._lull.end()
         self._changed.set()
-        while any(draft in self._queue and not draft.error for draft in waiting):
+
+        def is_under_way() -> bool:
+            queued = any(draft in self._queue and not draft.error for draft in waiting)
+            return queued or not all(info.error for info in self.leaving.infos(path))
+
+        while is_under_way():
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await self._idle.wait()
-        return [self._info(draft) for draft in waiting if draft in self._queue]
+        return [self._info(draft) for draft in waiting if draft in self._queue] + self.leaving.infos(path)
 
     def infos(self) -> list[UploadInfo]:
-        """What the store does not have yet, in the order in which it is sent; and conflicts since the start."""
+        """What the store does not have yet, in the order in which it is sent; what is to go from there; conflicts."""
         queued = [self._info(draft) for draft in self._queue]
         opened = [self._info(draft) for draft in self._table if draft.writers and draft not in self._queue]
-        return queued + opened + self.storing.conflicts
+        return queued + opened + self.leaving.infos() + self.storing.conflicts
 
     def _info(self, draft: Draft) -> UploadInfo:
         state = "sending" if draft in self._running else "failing" if draft.error else "waiting"
