@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from fault.conftest import BUCKET, MakeStore
 from fault.writing_rig import DOWN, Writing
@@ -150,6 +151,30 @@ async def test_a_part_of_a_large_object_is_kept_while_its_store_is_down(rig: Wri
     await rig.settled()
     assert await rig.stored("f") == LARGE[:10] + b"patch" + LARGE[15:]
     assert rig.staged() == []
+
+
+@pytest.mark.usefixtures("patching")
+@MODES
+async def test_a_part_of_a_large_object_whose_close_failed_goes_with_the_daemon_and_what_was_acknowledged_stays(
+    rig: Writing, mode: str
+) -> None:
+    await rig.put("s", "f", LARGE)
+    await rig.start(mode)
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, b"first")
+    await rig.fs.uploader.flush(opened.draft)
+    assert await rig.stored("f") == b"first" + LARGE[5:], "acknowledged means stored, in every mode"
+    opened.draft.content.write(10, b"second")
+    rig.down()
+    with pytest.raises(Unavailable):
+        await rig.close(opened)
+    with capture_logs() as logs:
+        await rig.restart()
+    assert [log["path"] for log in logs if log["event"] == "upload.lost"] == ["/s/f"]
+    rig.up()
+    rig.fs.start()
+    assert await rig.read("/s/f") == await rig.stored("f") == b"first" + LARGE[5:]
+    assert rig.uploads() == {}
 
 
 @pytest.mark.usefixtures("patching")
