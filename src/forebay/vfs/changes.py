@@ -62,13 +62,11 @@ class Changes(Drafting):
             if draft is not None and _is_only_here(draft):
                 await self._leave(draft)
             elif draft is None or draft.base is not None or draft.offered:
-                await self._keep_folder(mount, path)
-                await self._uploader.recorder.settle()
-                await self._uploader.leaving.left(mount, key)
-                await self._host.metadata.foresee(paths.split(path)[0])
-                above = await self._host.stat(paths.split(path)[0])
-                await self._host.metadata.answer(mount, mount.store.delete(key))
-                await self._bring_back(mount, above)
+                async with self.folder_kept(path):
+                    await self._uploader.recorder.settle()
+                    await self._uploader.leaving.left(mount, key)
+                    await self._host.metadata.foresee(paths.split(path)[0])
+                    await self._host.metadata.answer(mount, mount.store.delete(key))
             if draft is not None:
                 draft.base = draft.base_sums = draft.stored = None
                 await self._end(draft)
@@ -86,8 +84,20 @@ class Changes(Drafting):
             with contextlib.suppress(FsError):
                 await self._host.fetch(entry)
 
+    @contextlib.asynccontextmanager
+    async def folder_kept(self, path: str) -> AsyncIterator[None]:
+        """What is at a path is removed meanwhile: as on a disk, its folder stays, though nothing is left in it."""
+        mount = self._host.tree.locate(path).mount
+        if mount is None or path == mount.path:  # its folder is none of a store
+            yield
+            return
+        await self._keep_folder(mount, path)
+        above = await self._host.stat(paths.split(path)[0])
+        yield
+        await self._bring_back(mount, above)
+
     async def _keep_folder(self, mount: Mount, path: str) -> None:
-        """A folder that is only the beginning of keys would go with its last one: as on a disk, it stays."""
+        """A folder that is only the beginning of keys would go with its last one."""
         folder = paths.split(path)[0]
         if folder == mount.path or mount.store.capabilities.folders or folder in self._marked:
             return
@@ -95,7 +105,7 @@ class Changes(Drafting):
         self._marked.add(folder)
 
     async def _bring_back(self, mount: Mount, folder: Entry) -> None:
-        """Stores whose folders exist by themselves let one go with its last file: as on a disk, it stays."""
+        """Stores whose folders exist by themselves let one go with its last file."""
         if folder.path == mount.path or not mount.store.capabilities.folders:
             return
         key = self._host.tree.locate(folder.path).key

@@ -194,27 +194,26 @@ class Uploader:
             NoSpace: the journal's disk is full.
             FsError: the store failed, in mode `through`.
         """
-        if draft.conflict:
+        if draft.mount.settings.write_mode == "through" or not draft.content.is_whole:
+            await self._flush_to_store(draft, is_synced=is_synced)
+        elif not draft.conflict and await self.recorder.record(draft):
+            self.enqueue(draft)
+        if draft.conflict:  # which may have come up while this waited
             raise StaleVersion(draft.conflict, path=draft.path)
-        if draft.mount.settings.write_mode != "through" and draft.content.is_whole:
-            if await self.recorder.record(draft):
-                self.enqueue(draft)
-            if draft.conflict:
-                raise StaleVersion(draft.conflict, path=draft.path)
-            return
+
+    async def _flush_to_store(self, draft: Draft, *, is_synced: bool) -> None:
         async with self._sendable(draft):
-            if draft.conflict:
-                raise StaleVersion(draft.conflict, path=draft.path)
-            if not draft.is_gone:
-                await self.recorder.settle()
-                try:
-                    await self.storing.store(draft)
-                except FsError as error:
-                    if not draft.conflict:  # which is told already; else the caller gets a mere errno
-                        log.warning("upload.failed", path=draft.path, reason=str(error))
-                    raise
-                if is_synced:
-                    await self._host.settle_attributes(draft.mount)
+            if draft.is_gone or draft.conflict:
+                return
+            await self.recorder.settle()
+            try:
+                await self.storing.store(draft)
+            except FsError as error:
+                if not draft.conflict:  # which is told already; else the caller gets a mere errno
+                    log.warning("upload.failed", path=draft.path, reason=str(error))
+                raise
+            if is_synced:
+                await self._host.settle_attributes(draft.mount)
 
     def close_now(self, draft: Draft) -> bool:
         """Acknowledge a close without waiting, if the write mode lets a small file be unsynced; False: use `flush`.
