@@ -145,9 +145,11 @@ class JournalMachine(RuleBasedStateMachine):
         self.possible[key].add(None)
         self.retired[key].add(self.latest[key])
 
-    @rule()
-    def tidy(self) -> None:
-        self.log.write_retired()
+    @rule(tells=st.booleans())
+    def tidy(self, tells: bool) -> None:
+        """After what was retired was told, or after an append."""
+        if tells:
+            self.log.write_retired()
         self.log.tidy(lambda: True)
         assert len(self.log._chain) <= self.log.segments_max
         assert len(self.log._spares) <= SPARES_MAX
@@ -195,11 +197,21 @@ class JournalMachine(RuleBasedStateMachine):
     def power_cut_in_tidying(self, after: int, seed: int) -> None:
         self.lose_power(after, seed, [])
 
-    def lose_power(self, after: int, seed: int, asked: Asked) -> None:
+    @rule(keys=st.permutations(KEYS), bodies=st.integers(0, 2), after=st.integers(0, 12), seed=st.integers(0, 1 << 32))
+    def power_cut_when_nothing_was_synced_for_a_while(
+        self, keys: list[str], bodies: int, after: int, seed: int
+    ) -> None:
+        """The segment that is left, or that what was unsynced made free, is a matter of what comes right after."""
+        for key in keys[bodies:]:
+            self.append_unsynced(key)
+        self.lose_power(after, seed, [(key, 128 * 1024) for key in keys[:bodies]], tells=False)
+
+    def lose_power(self, after: int, seed: int, asked: Asked, *, tells: bool = True) -> None:
         self.disk.fail_after(after, PowerCut())
         try:
             self.append(asked)
-            self.log.write_retired()
+            if tells:
+                self.log.write_retired()
             self.log.tidy(lambda: True)
         except PowerCut:
             pass
