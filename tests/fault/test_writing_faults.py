@@ -433,6 +433,21 @@ async def test_a_rename_of_a_stored_file_that_a_crash_cuts_short_is_not_in_confl
     assert rig.staged() == []
 
 
+async def test_a_file_that_was_sent_for_its_rename_does_not_come_back_where_it_was_after_a_crash(
+    rig: Writing, tmp_path: Path
+) -> None:
+    await rig.start("back")
+    await rig.save("/s/a", b"first")
+    await rig.settled()
+    rig.down()
+    await rig.save("/s/a", b"second")
+    await rig.pass_time(5)
+    rig.up()
+    await rig.fs.changes.rename("/s/a", "/s/b")
+    assert await rig.stored("b") == b"second"
+    assert await rig.after_a_crash(tmp_path / "crashed") == []
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("mode", ["through", "back"])
 async def test_what_is_written_where_a_rename_broke_off_is_not_taken_for_what_it_moves(

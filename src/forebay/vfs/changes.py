@@ -191,6 +191,7 @@ class Changes(Drafting):
         mount = entry.mount
         if draft is not None:
             await self._uploader.storing.store(draft)
+            await self._uploader.recorder.settle()  # a crash must not bring it back where it is moved away from
         for key in (entry.key, target_key):
             await self._uploader.leaving.left(mount, key)
         await self._renames.rename(mount, entry.key, target_key, is_folder=False)
@@ -230,6 +231,7 @@ class Changes(Drafting):
             for draft in self._table.below(source):
                 if draft.base is not None:
                     await self._uploader.storing.store(draft)
+            await self._uploader.recorder.settle()
             await self._keep_folder(mount, source)
             try:
                 await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
