@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from fault.conftest import BUCKET, MakeStore
 from fault.writing_rig import DOWN, Writing
@@ -150,6 +151,30 @@ async def test_a_part_of_a_large_object_is_kept_while_its_store_is_down(rig: Wri
     await rig.settled()
     assert await rig.stored("f") == LARGE[:10] + b"patch" + LARGE[15:]
     assert rig.staged() == []
+
+
+@pytest.mark.usefixtures("patching")
+@MODES
+async def test_a_part_of_a_large_object_whose_close_failed_goes_with_the_daemon_and_what_was_acknowledged_stays(
+    rig: Writing, mode: str
+) -> None:
+    await rig.put("s", "f", LARGE)
+    await rig.start(mode)
+    opened = await rig.open("/s/f")
+    opened.draft.content.write(0, b"first")
+    await rig.fs.uploader.flush(opened.draft)
+    assert await rig.stored("f") == b"first" + LARGE[5:], "acknowledged means stored, in every mode"
+    opened.draft.content.write(10, b"second")
+    rig.down()
+    with pytest.raises(Unavailable):
+        await rig.close(opened)
+    with capture_logs() as logs:
+        await rig.restart()
+    assert [log["path"] for log in logs if log["event"] == "upload.lost"] == ["/s/f"]
+    rig.up()
+    rig.fs.start()
+    assert await rig.read("/s/f") == await rig.stored("f") == b"first" + LARGE[5:]
+    assert rig.uploads() == {}
 
 
 @pytest.mark.usefixtures("patching")
@@ -380,6 +405,75 @@ async def test_a_rename_that_a_crash_cuts_short_leaves_the_one_or_the_other(
     assert (await rig.stored("old"), await rig.stored("new")) == (b"new", None)
     assert rig.uploads() == {}
     assert rig.staged() == []
+
+
+async def test_a_rename_of_a_stored_file_that_a_crash_cuts_short_is_not_in_conflict_with_what_it_replaces(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_: object) -> None:
+        raise FsError("all ends here")
+
+    await rig.start("back")
+    await rig.save("/s/new", b"new")
+    await rig.settled()
+    rig.down()
+    await rig.save("/s/old", b"old")
+    await rig.pass_time(5)
+    rig.up()
+    monkeypatch.setattr(rig.fs.uploader, "forget", crash)
+    with pytest.raises(FsError):
+        await rig.fs.changes.rename("/s/new", "/s/old")
+    await rig.restart()
+    rig.fs.start()
+    await rig.settled()
+    assert (await rig.stored("old"), await rig.stored("new")) == (b"new", None)
+    assert await rig.read("/s/old") == b"new"
+    assert rig.uploads() == {}
+    assert rig.staged() == []
+
+
+async def test_a_file_that_was_sent_for_its_rename_does_not_come_back_where_it_was_after_a_crash(
+    rig: Writing, tmp_path: Path
+) -> None:
+    await rig.start("back")
+    await rig.save("/s/a", b"first")
+    await rig.settled()
+    rig.down()
+    await rig.save("/s/a", b"second")
+    await rig.pass_time(5)
+    rig.up()
+    await rig.fs.changes.rename("/s/a", "/s/b")
+    assert await rig.stored("b") == b"second"
+    assert await rig.after_a_crash(tmp_path / "crashed") == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("mode", ["through", "back"])
+async def test_what_is_written_where_a_rename_broke_off_is_not_taken_for_what_it_moves(
+    rig: Writing, mode: str, restarts: bool
+) -> None:
+    await rig.start(mode)
+    await rig.save("/s/a", b"first")
+    await rig.settled()
+    rename = asyncio.create_task(rig.fs.changes.rename("/s/a", "/s/b"))
+    rig.faulty.script.extend([None] * 3 + [Hang(asyncio.Event())])
+    await rig.until(lambda: not rig.faulty.script)
+    assert (await rig.stored("a"), await rig.stored("b")) == (b"first", b"first"), "it is copied, and not removed"
+    rename.cancel()
+    await asyncio.wait({rename})
+    if restarts:
+        await rig.restart()
+        rig.fs.start()
+    try:
+        await rig.save("/s/a", b"second", truncate=True)
+    except StaleVersion:  # the kernel asks again then
+        await rig.save("/s/a", b"second", truncate=True)
+    await rig.settled()
+    await rig.restart()
+    rig.fs.start()
+    await rig.settled()
+    assert (await rig.stored("a"), await rig.stored("b")) == (b"second", b"first")
+    assert rig.uploads() == {}
 
 
 async def test_a_rename_over_a_file_that_waits_keeps_the_other_one_after_a_restart(rig: Writing) -> None:

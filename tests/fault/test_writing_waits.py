@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fault.writing_rig import Writing
+from fault.writing_rig import DOWN, Writing
 from forebay.errors import Busy, NoSpace, StaleVersion, Unavailable
 from forebay.stores import uploads
 from forebay.stores.memory import MemoryUpload
@@ -275,6 +275,38 @@ async def test_an_upload_that_ends_after_its_file_was_removed_is_removed_by_the_
     await rig.fs.refresh("/s")
     rig.fs.start()
     await at_the_end(rig, f=SMALL)
+
+
+async def test_what_is_to_be_removed_from_the_store_is_shown_and_waited_for(rig: Writing) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, SMALL)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.unlink("/s/f")
+    assert rig.fs.uploader.infos() == [("/s/f", len(SMALL), "removing", "")]
+    flush = asyncio.create_task(rig.fs.uploader.drain("/s"))
+    await asyncio.wait({flush}, timeout=0.01)
+    assert not flush.done()
+    gate.set()
+    assert await flush == []
+    assert await rig.stored("f") is None
+    assert rig.uploads() == {}
+
+
+async def test_a_flush_tells_of_what_a_store_that_is_down_does_not_remove(rig: Writing) -> None:
+    await rig.start("back")
+    gate = await hanging(rig, SMALL)
+    async with asyncio.timeout(WAIT_S):
+        await rig.fs.changes.unlink("/s/f")
+    rig.down()
+    gate.set()
+    for _ in range(2):  # the second one tries at once, however long the queue waits by then
+        async with asyncio.timeout(WAIT_S):
+            (failed,) = await rig.fs.uploader.drain("/s")
+        assert failed == ("/s/f", len(SMALL), "removing", str(DOWN))
+    rig.up()
+    async with asyncio.timeout(WAIT_S):
+        assert await rig.fs.uploader.drain("/s") == []
+    assert await rig.stored("f") is None
 
 
 async def test_what_others_put_where_something_leaves_stays(rig: Writing) -> None:

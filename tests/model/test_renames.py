@@ -97,6 +97,7 @@ class Case:
         self.phase: Phase | None = None
         self.control: ControlDb
         self.abandoned: list[asyncio.Future[None]] = []
+        self.metadatas: list[Metadata] = []
 
     def check_nothing_is_lost(self, store: Wild) -> None:
         records = self.control.renames()
@@ -128,6 +129,8 @@ class Case:
         for number, script in enumerate([*lives, []]):
             store = store.reborn(iter(script))
             has_returned |= await self.live(store, folder, number)
+        for metadata in self.metadatas:
+            await metadata.close()
         assert self.control.renames() == []
         self.control.close()
         self.check_outcome(store.tree(), beside, has_returned=has_returned)
@@ -155,6 +158,7 @@ class Case:
             self.control.close()
         self.control = ControlDb(path)
         metadata = Metadata(Settings(home=path.parent), FakeClock())
+        self.metadatas.append(metadata)
         renames = Renames(self.control, metadata)
         mount = Mount(path="/m", url="mem://s", store=store, prefix="", settings=MountOptions(), ttl_s=60.0)
         begun = renames.resume([mount]) if number else renames.rename(mount, "a", "b", is_folder=self.is_folder)

@@ -1,5 +1,6 @@
 """A store that hangs or is away, behind a real mount: right errnos in time, no hang, and it works again afterwards."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 
 from forebay.config.settings import Settings
 from forebay.stores.registry import open_store
-from forebay.testing.daemons import RunForebay, daemon_pid
+from forebay.testing.daemons import RunForebay, daemon_pid, wait_until
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.slowproxy import SlowProxy
 from mount.conftest import Child, Reader
@@ -119,28 +120,77 @@ def _wait_for_a_page(reader: Reader) -> None:
 
 
 def _state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return _state_in(Path(f"/proc/{pid}/stat"))
+
+
+def _state_in(stat: Path) -> str:
+    return stat.read_text().rpartition(")")[2].split()[0]
+
+
+def _has_thread_in_kernel(pid: int) -> bool:
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if _state_in(stat) == "D":
+                return True
+    return False
+
+
+LOOK = "print('begun', flush=True); os.stat(argv[1])"
+
+
+def _wait_in_kernel(caller: Reader) -> None:
+    """Return when the kernel holds the folder's lock for a caller that has begun."""
+    assert caller.line() == "begun"
+    while _state(caller.process.pid) == "R":
+        pass
+
+
+def _daemon(forebay_home: Path) -> int:
+    pid = daemon_pid(forebay_home)
+    assert pid is not None
+    return pid
+
+
+@pytest.fixture
+def new(far: Path, forebay: RunForebay, tmp_path: Path, child: Child) -> Path:
+    """A file to be written over `two`, of which the kernel is to be told: it knows the name.  It has not seen `one`."""
+    assert forebay("fs", "mount", "--update", "/far", "--write-mode", "back").code == 0
+    child("os.stat(argv[1])", far / "two")
+    assert forebay("fs", "stat", "/far/one").code == 0
+    (tmp_path / "new").write_bytes(b"new")
+    return tmp_path / "new"
+
+
+@pytest.mark.parametrize("deadline_s", ["60"])
+def test_a_change_in_a_folder_holds_up_nobody_there_while_a_lookup_waits_for_the_store(
+    far: Path, proxy: SlowProxy, forebay: RunForebay, forebay_home: Path, new: Path, child: Child
+) -> None:
+    os.kill(proxy.pid, signal.SIGSTOP)
+    with Reader(LOOK, far / "absent") as waiting:
+        _wait_in_kernel(waiting)
+        assert forebay("fs", "cp", f"file:{new}", "/far/two").code == 0
+        child("os.stat(argv[1])", far / "one")
+        os.kill(_daemon(forebay_home), signal.SIGKILL)
+        wait_until(lambda: daemon_pid(forebay_home) is None, "the daemon ends by itself")
+    os.kill(proxy.pid, signal.SIGCONT)
 
 
 def test_a_daemon_that_is_killed_while_it_and_the_kernel_wait_for_each_other_makes_way_for_the_next(
-    far: Path, proxy: SlowProxy, forebay: RunForebay, forebay_home: Path, tmp_path: Path, child: Child
+    far: Path, proxy: SlowProxy, forebay: RunForebay, forebay_home: Path, new: Path, child: Child
 ) -> None:
-    assert forebay("fs", "mount", "--update", "/far", "--write-mode", "back").code == 0
-    child("for name in ('one', 'two'): os.stat(argv[1] + '/' + name)", far)
-    (tmp_path / "new").write_bytes(b"new")
     os.kill(proxy.pid, signal.SIGSTOP)
-    with Reader("print('begun', flush=True); os.unlink(argv[1])", far / "one") as remover:
-        assert remover.line() == "begun"
-        while _state(remover.process.pid) == "R":  # until the kernel holds the folder's lock for it
-            pass
-        assert forebay("fs", "cp", f"file:{tmp_path}/new", "/far/two").code == 0  # the kernel is to be told of that
-        pid = daemon_pid(forebay_home)
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        while _state(pid) != "Z":
-            pass
-        os.kill(proxy.pid, signal.SIGCONT)
-        assert forebay("fs", "flush", "/far").code == 0
+    with Reader(LOOK, far / "absent") as first:
+        _wait_in_kernel(first)
+        assert forebay("fs", "cp", f"file:{new}", "/far/two").code == 0
+        with Reader(LOOK, far / "absent too") as second:
+            _wait_in_kernel(second)
+            first.process.kill()  # the kernel is told now, and waits for the second
+            pid = _daemon(forebay_home)
+            wait_until(lambda: _has_thread_in_kernel(pid), "the daemon waits for the kernel")
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: _state(pid) == "Z", "it is dead, but for that thread")
+            os.kill(proxy.pid, signal.SIGCONT)
+            assert forebay("fs", "flush", "/far").code == 0
     assert child(READ, far / "two").stdout == b"new"
 
 

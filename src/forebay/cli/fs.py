@@ -327,7 +327,8 @@ def df(context: typer.Context, human: Human = False, as_json: AsJson = False) ->
         share = percent(info["used_bytes"], info["capacity_bytes"])
         rows.append((info["directory"], capacity, used, share, free_bytes, reserve, str(info["files"])))
     put_table(columns, rows, empty="there is no cache folder")
-    waiting = [info["size"] for info in client.call("GET", "/v1/fs/uploads") if info["state"] != "conflict"]
+    infos = client.call("GET", "/v1/fs/uploads")
+    waiting = [info["size"] for info in infos if info["state"] not in ("removing", "conflict")]
     if waiting:
         note(f"{count_text(len(waiting))}, {format_size(sum(waiting))} not in the stores yet: forebay fs uploads")
 

@@ -177,7 +177,7 @@ def chmod(
 
 @app.command(epilog=example("forebay fs uploads -h"))
 def uploads(context: typer.Context, human: Human = False, as_json: AsJson = False) -> None:
-    """List what was written and is not in its store yet, in the order of sending; and conflicts since the start."""
+    """List what is not in its store yet, in the order of sending; what is to go from there; and new conflicts."""
     infos = connect(context).call("GET", "/v1/fs/uploads")
     if as_json:
         put_json(infos)
@@ -193,7 +193,7 @@ def flush(
     path: Annotated[str, typer.Argument(help="A path of the tree; default: all of it.", metavar="PATH")] = "/",
     as_json: AsJson = False,
 ) -> None:
-    """Wait until the stores have all that was written below a path; what fails is listed, and goes on to be tried."""
+    """Wait until the stores have all that was written below a path, and no more than that; what fails is listed."""
     client = connect(context)
     event: dict[str, Any] = {"failed": []}
     with open_progress("uploading") as progress:

@@ -13,7 +13,7 @@ from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.records import UploadInfo
 
 EVENT_EVERY_S = 0.2
-_UNDER_WAY = ("waiting", "sending")
+_UNDER_WAY = ("waiting", "sending", "removing")
 
 
 def upload_info(info: UploadInfo, redactor: Redactor) -> Json:
@@ -22,7 +22,7 @@ def upload_info(info: UploadInfo, redactor: Redactor) -> Json:
 
 
 async def flush(fs: FileSystem, path: str, redactor: Redactor) -> AsyncGenerator[Sequence[Json], None]:
-    """Wait until the stores have all that was written at or below a path; now and then, what is left of it.
+    """Wait until the stores show what the tree does at or below a path; now and then, what is left to do.
 
     The last line has `done` and what failed: files that could not be sent, and conflicts that came up meanwhile.
     """

@@ -53,6 +53,7 @@ class Changes(Drafting):
         """
         mount, key = self._host.writer.writable(path)
         async with self._alone(path), self._held(path, lets_go=_is_only_here) as draft:
+            await self._renames.settle(mount, key)
             if draft is None:
                 entry = await self._host.stat(path)
                 if isinstance(entry, FolderEntry):
@@ -61,13 +62,11 @@ class Changes(Drafting):
             if draft is not None and _is_only_here(draft):
                 await self._leave(draft)
             elif draft is None or draft.base is not None or draft.offered:
-                await self._keep_folder(mount, path)
-                await self._uploader.recorder.settle()
-                await self._uploader.leaving.left(mount, key)
-                await self._host.metadata.foresee(paths.split(path)[0])
-                above = await self._host.stat(paths.split(path)[0])
-                await self._host.metadata.answer(mount, mount.store.delete(key))
-                await self._bring_back(mount, above)
+                async with self.folder_kept(path):
+                    await self._uploader.recorder.settle()
+                    await self._uploader.leaving.left(mount, key)
+                    await self._host.metadata.foresee(paths.split(path)[0])
+                    await self._host.metadata.answer(mount, mount.store.delete(key))
             if draft is not None:
                 draft.base = draft.base_sums = draft.stored = None
                 await self._end(draft)
@@ -85,8 +84,20 @@ class Changes(Drafting):
             with contextlib.suppress(FsError):
                 await self._host.fetch(entry)
 
+    @contextlib.asynccontextmanager
+    async def folder_kept(self, path: str) -> AsyncIterator[None]:
+        """What is at a path is removed meanwhile: as on a disk, its folder stays, though nothing is left in it."""
+        mount = self._host.tree.locate(path).mount
+        if mount is None or path == mount.path:  # its folder is none of a store
+            yield
+            return
+        await self._keep_folder(mount, path)
+        above = await self._host.stat(paths.split(path)[0])
+        yield
+        await self._bring_back(mount, above)
+
     async def _keep_folder(self, mount: Mount, path: str) -> None:
-        """A folder that is only the beginning of keys would go with its last one: as on a disk, it stays."""
+        """A folder that is only the beginning of keys would go with its last one."""
         folder = paths.split(path)[0]
         if folder == mount.path or mount.store.capabilities.folders or folder in self._marked:
             return
@@ -94,7 +105,7 @@ class Changes(Drafting):
         self._marked.add(folder)
 
     async def _bring_back(self, mount: Mount, folder: Entry) -> None:
-        """Stores whose folders exist by themselves let one go with its last file: as on a disk, it stays."""
+        """Stores whose folders exist by themselves let one go with its last file."""
         if folder.path == mount.path or not mount.store.capabilities.folders:
             return
         key = self._host.tree.locate(folder.path).key
@@ -115,13 +126,14 @@ class Changes(Drafting):
         """
         if source == target:
             return
-        (mount, _), (target_mount, target_key) = map(self._host.writer.writable, (source, target))
+        (mount, key), (target_mount, target_key) = map(self._host.writer.writable, (source, target))
         if mount is not target_mount:
             raise CrossesMounts(f"{source} and {target} are in different mounts", path=target)
         if self._host.tree.below(source) or self._host.tree.below(target):
             raise Busy(f"a mount is at or below {source} or {target}", path=target)
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
+        await self._renames.settle(mount, key, target_key)
         entry = await self._host.stat(source)
         there = (await self._host.lookup(*paths.split(target))).entry
         if there is not None and not replace:
@@ -150,7 +162,14 @@ class Changes(Drafting):
                 await self._keep_open(there)
             moved = None
             if draft is None or draft.base is not None:
-                moved = await self._rename_stored(entry, draft, target, target_key)
+                if replaced is not None:  # a crash may leave it in the journal, and the other in its place in the store
+                    await self._uploader.recorder.amend(replaced, replaced_by=old_key)
+                try:
+                    moved = await self._rename_stored(entry, draft, target, target_key)
+                except FsError:
+                    if replaced is not None:
+                        await self._uploader.recorder.amend(replaced)
+                    raise
             if draft is None:
                 assert moved is not None
                 self._move_cached(entry, moved)
@@ -172,6 +191,7 @@ class Changes(Drafting):
         mount = entry.mount
         if draft is not None:
             await self._uploader.storing.store(draft)
+            await self._uploader.recorder.settle()  # a crash must not bring it back where it is moved away from
         for key in (entry.key, target_key):
             await self._uploader.leaving.left(mount, key)
         await self._renames.rename(mount, entry.key, target_key, is_folder=False)
@@ -211,6 +231,7 @@ class Changes(Drafting):
             for draft in self._table.below(source):
                 if draft.base is not None:
                     await self._uploader.storing.store(draft)
+            await self._uploader.recorder.settle()
             await self._keep_folder(mount, source)
             try:
                 await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)

@@ -4,7 +4,8 @@ The cached bytes of a version become the draft's own if nobody else reads them, 
 that is not cached only what is written is kept here.
 
 *Callers*: `forebay.vfs.changes`, on the loop.  *Locks*: one per path while a draft is made; a draft's own.
-*Awaits*: stores, the pool.  *Invariant*: a draft that is found is open, or held by its lock, before anything waits.
+*Awaits*: stores, the pool.  *Invariants*: a draft that is found is open, or held by its lock, before anything waits;
+none is made where an interrupted rename is not finished.
 """
 
 import asyncio
@@ -130,6 +131,7 @@ class Drafting:
         """
         mount, key = self._host.writer.writable(path)
         async with self._alone(path):
+            await self._renames.settle(mount, key)
             found = (await self._host.lookup(*paths.split(path))).entry
             if isinstance(found, FolderEntry):
                 raise IsADirectory(f"{path} is a folder", path=path)
@@ -147,7 +149,7 @@ class Drafting:
         """
         mount, key = self._host.writer.writable(path)
         found = self._host.peek(*paths.split(path))
-        if found is None or found.entry is not None or path in self._making:
+        if found is None or found.entry is not None or path in self._making or self._renames.interrupted:
             return None
         return self._begin(mount, path, key, posix, access)
 
@@ -180,6 +182,8 @@ class Drafting:
         """
         self._host.writer.writable(entry.path)
         async with self._alone(entry.path):
+            if await self._renames.settle(entry.mount, entry.key):
+                raise StaleVersion(f"{entry.path} was being renamed; open it again", path=entry.path)
             return await self._open_draft(await self._draft_of(entry, truncate, opens, must_share), truncate, access)
 
     async def _open_draft(self, draft: Draft, truncate: bool, access: int) -> OpenDraft:
@@ -373,6 +377,7 @@ class Drafting:
         opened = OpenDraft(draft, self._host.scratch, self._closed, os.O_WRONLY)
         try:
             async with self._alone(path), self._held(path, lets_go=is_back) as before:
+                await self._renames.settle(mount, key)
                 await self._put_in_place(draft, before, attributes)
         except BaseException as error:
             await self._end(draft)

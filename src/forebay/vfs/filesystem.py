@@ -89,6 +89,7 @@ class FileSystem:
         self.journal = Journal(settings.writes_folder / "journal")
         self.uploader = Uploader(self, self.drafts, self.staging, self.journal, clock)
         self.renames = Renames(control, self.metadata)
+        self.renames.on_resumed = self.tell
         self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames, clock)
         self.mounter = Mounter(self)
         self.keeper = Keeper(self.tree, cache)

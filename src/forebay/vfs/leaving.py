@@ -12,7 +12,7 @@ name is not sent.  An object that is not, byte for byte, what we sent is another
 import asyncio
 import contextlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -21,6 +21,7 @@ from forebay.errors import FsError
 from forebay.paths import is_within, split
 from forebay.vfs.entries import FileEntry, Mount
 from forebay.vfs.journal import Journal, Record
+from forebay.vfs.records import UploadInfo
 from forebay.vfs.retries import RETRY_MAX_S, RETRY_S
 from forebay.vfs.sending import Offer, Pool, Sender, look, offer_of
 
@@ -37,7 +38,7 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _Unwanted:
     """An object that may be at a key, or come up there."""
 
@@ -46,6 +47,8 @@ class _Unwanted:
     key: str
     offered: list[Offer]  # what of us it may be
     record: Record
+    error: str = ""  # why it is not removed yet
+    again: asyncio.Event = field(default_factory=asyncio.Event)  # do not wait any longer before the next try
 
     @property
     def place(self) -> Place:
@@ -163,6 +166,21 @@ class Leaving:
         """How many objects of a mount have not left yet."""
         return sum(one.mount is mount for one in self._unwanted.values())
 
+    def infos(self, path: str = "/") -> list[UploadInfo]:
+        """What has not left yet at or below a path."""
+        return [
+            UploadInfo(one.path, max((offer.size for offer in one.offered), default=0), "removing", one.error)
+            for one in self._unwanted.values()
+            if is_within(one.path, path)
+        ]
+
+    def hurry(self, path: str) -> None:
+        """Try at once what has failed at or below a path."""
+        for one in self._unwanted.values():
+            if is_within(one.path, path):
+                one.error = ""
+                one.again.set()
+
     async def _leave(self, one: _Unwanted) -> None:
         pause_s = RETRY_S
         while True:
@@ -173,7 +191,11 @@ class Leaving:
                 break
             except OSError as error:
                 log.warning("upload.not_removed", path=one.path, again_s=pause_s, reason=str(error))
-                await asyncio.sleep(pause_s)
+                one.error = str(error)
+                one.again.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await one.again.wait()
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
         self._journal.retire(one.record)
         with contextlib.suppress(FsError):  # the journal says so

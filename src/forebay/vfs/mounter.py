@@ -231,7 +231,7 @@ class Mounter:
             raise Busy(f"{path} is busy: {waiting} upload: forebay fs flush {path}", path=path)
         if self._host.uploader.leaving.count_in(mount):
             message = f"{path} is busy: a file that was removed while it was uploaded is being removed from the store"
-            raise Busy(f"{message}; try again in a moment", path=path)
+            raise Busy(f"{message}: forebay fs flush {path}", path=path)
 
     def _forget(self, path: str) -> None:
         self._host.metadata.forget(path)

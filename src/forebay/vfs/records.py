@@ -23,7 +23,7 @@ class UploadInfo(NamedTuple):
 
     path: str
     size: int  # bytes
-    state: str  # "open", "waiting", "sending", "failing" or "conflict"
+    state: str  # "open", "waiting", "sending", "failing", "removing" or "conflict"
     error: str
 
 

@@ -11,9 +11,11 @@ source meanwhile are moved too; what comes after the last look stays at the sour
 
 *Callers*: the file system, on the loop; it lets nobody write at or below source and target meanwhile.  *Locks*: one
 claim on both places for the whole of a rename; another rename that touches them is Busy.  *Awaits*: the store.
-*Invariants*: above.  *On crash*: `resume`.  A rename that is cancelled stays half done until then, too.
+*Invariants*: above; nobody changes what is at a place of an interrupted rename before that is finished (`settle`): it
+would take what is new for its own.  *On crash*: `resume`.  What fails or is cancelled half way is interrupted, too.
 """
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
@@ -23,6 +25,7 @@ import structlog
 
 from forebay import failpoints
 from forebay.errors import Busy, FsError, Invalid, NotEmpty, NotFound, StaleVersion, Unsupported
+from forebay.paths import join, split
 from forebay.stores.base import RenamingStore, Store
 from forebay.types import Attributes, ByteRange, ObjectMeta
 from forebay.units import MIB
@@ -63,6 +66,9 @@ class Renames:
         self._control = control
         self._metadata = metadata
         self._claims: list[_Claim] = []
+        self.interrupted = {record.id: record for record in control.renames()}  # nobody works on them
+        self._resuming = asyncio.Lock()
+        self.on_resumed: Callable[[str], None] = lambda _: None  # told of paths where it ended
 
     async def rename(
         self, mount: Mount, source: str, target: str, *, is_folder: bool, progress: Progress | None = None
@@ -96,35 +102,74 @@ class Renames:
         if is_folder:
             source, target = source + "/", target + "/"
         claim = _Claim(store.location, source, target)
-        for record in self._left(mount):
-            if claim.meets(_claim_of(record)):
-                await self._finish(mount, record)
+        await self.settle(mount, source, target)
         with self._claimed(claim):
             replaces = await self._is_taken(mount, target, is_folder=is_folder)
             record = self._control.add_rename(
                 mount.path, store.location, source, target, is_folder=is_folder, replaces=replaces
             )
             failpoints.hit("rename.recorded")
-            await self._run(mount, record, progress)
+            try:
+                await self._run(mount, record, progress)
+            except BaseException:
+                self._look_again(record)
+                raise
 
     async def resume(self, mounts: Iterable[Mount]) -> None:
         """Finish what was interrupted, of these mounts; what fails is logged, and stays for the next call."""
         for mount in mounts:
-            for record in self._left(mount):
+            for record in [record for record in self.interrupted.values() if _is_of(record, mount)]:
                 try:
                     await self._finish(mount, record)
                 except FsError as error:
                     about = {"mount": mount.path, "source": record.source, "target": record.target}
                     log.warning("rename.not_finished", **about, reason=str(error))
 
-    def _left(self, mount: Mount) -> list[Rename]:
-        """What was interrupted of this very mount: another store at its path is not touched."""
-        place = mount.path, mount.store.location
-        return [record for record in self._control.renames() if (record.mount, record.location) == place]
+    async def settle(self, mount: Mount, *keys: str) -> bool:
+        """Finish what was interrupted at some keys of a mount, if anything was: False if not.
+
+        Raises:
+            FsError: the store failed; it is still to be finished.
+        """
+        has_waited = False
+        while (record := self._interrupted_at(mount, keys)) is not None:
+            has_waited = True
+            try:
+                await self._finish(mount, record)
+            except FsError:
+                if record.id in self.interrupted:  # else it was undone
+                    raise
+        return has_waited
+
+    def _interrupted_at(self, mount: Mount, keys: Iterable[str]) -> Rename | None:
+        if not self.interrupted:
+            return None
+        claims = [_Claim(mount.store.location, key, key) for key in keys]
+        for record in self.interrupted.values():
+            if _is_of(record, mount) and any(_claim_of(record).meets(claim) for claim in claims):
+                return record
+        return None
 
     async def _finish(self, mount: Mount, record: Rename) -> None:
-        with self._claimed(_claim_of(record)):
-            await self._run(mount, record, None, is_resumed=True)
+        """Finish one that was interrupted, unless somebody else has by now."""
+        async with self._resuming:
+            if record.id not in self.interrupted:
+                return
+            try:
+                with self._claimed(_claim_of(record)):
+                    await self._run(mount, self.interrupted[record.id], None, is_resumed=True)
+            finally:
+                self._look_again(record)
+                for key in (record.source, record.target):
+                    path = join(mount.path, key[len(mount.prefix) :].rstrip("/"))
+                    self._metadata.forget(path)
+                    self._metadata.doubt(*split(path))
+                    self.on_resumed(path)
+
+    def _look_again(self, record: Rename) -> None:
+        """A rename has ended, or was interrupted."""
+        self.interrupted.pop(record.id, None)
+        self.interrupted |= {left.id: left for left in self._control.renames() if left.id == record.id}
 
     @contextlib.contextmanager
     def _claimed(self, claim: _Claim) -> Iterator[None]:
@@ -324,6 +369,11 @@ async def _attributes_of(store: Store, meta: ObjectMeta) -> Attributes | None:
 def _versions(record: Rename, metas: Iterable[ObjectMeta]) -> dict[str, str]:
     """The versions of source objects, by name below the source."""
     return {meta.key[len(record.source) :]: meta.version for meta in metas}
+
+
+def _is_of(record: Rename, mount: Mount) -> bool:
+    """Is a rename of this very mount?  Another store at its path is not touched."""
+    return (record.mount, record.location) == (mount.path, mount.store.location)
 
 
 def _claim_of(record: Rename) -> _Claim:

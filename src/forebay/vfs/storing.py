@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol, cast
 import structlog
 
 from forebay import failpoints
-from forebay.errors import FsError, StaleVersion
+from forebay.errors import FsError, NotFound, StaleVersion
 from forebay.paths import NAME_BYTES_MAX, join, split
 from forebay.stores.base import AttributesStore
 from forebay.types import ByteRange, ObjectMeta
@@ -132,6 +132,8 @@ class Storing:
             if found is None:
                 if draft.is_unseen:
                     raise
+                if await self._was_replaced(draft):
+                    return
                 await self._keep_both(draft, content, error)
             if not is_all:
                 draft.base, draft.base_sums = found.meta.version, found.sums
@@ -192,6 +194,21 @@ class Storing:
         if content.is_whole and found.sums == await self._pool(sums_of, content.fd):
             return found, True
         return (found if offer_of(found.meta.size, found.sums) in draft.offered else None), False
+
+    async def _was_replaced(self, draft: Draft) -> bool:
+        """Was the last that an earlier daemon did a rename over a draft?  Then what its store has takes its place."""
+        source = draft.record and draft.record.fields.get("replaced_by")
+        if not source:
+            return False
+        try:
+            await draft.mount.store.head(source)
+        except NotFound:
+            self._table.remove(draft)
+            self._host.went_stale(draft.entry())
+            await self._recorder.forget(draft)
+            await self._on_stored(draft)
+            return True
+        return False
 
     # ------------------------------------------------------------------ what comes after the bytes
 

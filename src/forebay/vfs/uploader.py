@@ -194,27 +194,26 @@ class Uploader:
             NoSpace: the journal's disk is full.
             FsError: the store failed, in mode `through`.
         """
-        if draft.conflict:
+        if draft.mount.settings.write_mode == "through" or not draft.content.is_whole:
+            await self._flush_to_store(draft, is_synced=is_synced)
+        elif not draft.conflict and await self.recorder.record(draft):
+            self.enqueue(draft)
+        if draft.conflict:  # which may have come up while this waited
             raise StaleVersion(draft.conflict, path=draft.path)
-        if draft.mount.settings.write_mode != "through" and draft.content.is_whole:
-            if await self.recorder.record(draft):
-                self.enqueue(draft)
-            if draft.conflict:
-                raise StaleVersion(draft.conflict, path=draft.path)
-            return
+
+    async def _flush_to_store(self, draft: Draft, *, is_synced: bool) -> None:
         async with self._sendable(draft):
-            if draft.conflict:
-                raise StaleVersion(draft.conflict, path=draft.path)
-            if not draft.is_gone:
-                await self.recorder.settle()
-                try:
-                    await self.storing.store(draft)
-                except FsError as error:
-                    if not draft.conflict:  # which is told already; else the caller gets a mere errno
-                        log.warning("upload.failed", path=draft.path, reason=str(error))
-                    raise
-                if is_synced:
-                    await self._host.settle_attributes(draft.mount)
+            if draft.is_gone or draft.conflict:
+                return
+            await self.recorder.settle()
+            try:
+                await self.storing.store(draft)
+            except FsError as error:
+                if not draft.conflict:  # which is told already; else the caller gets a mere errno
+                    log.warning("upload.failed", path=draft.path, reason=str(error))
+                raise
+            if is_synced:
+                await self._host.settle_attributes(draft.mount)
 
     def close_now(self, draft: Draft) -> bool:
         """Acknowledge a close without waiting, if the write mode lets a small file be unsynced; False: use `flush`.
@@ -469,25 +468,34 @@ class Uploader:
                 draft.error = str(error)
 
     async def drain(self, path: str) -> list[UploadInfo]:
-        """Wait until the store has everything at or below a path; what fails, once tried again, is returned."""
+        """Wait until the store has everything at or below a path, and nothing that has gone here.
+
+        Returns: what fails, once tried again.
+        """
         waiting = [draft for draft in self._table.below(path) if draft in self._queue]
         for draft in waiting:
             self._retries.forget(draft)
             self._retries.forget(draft.mount)
             draft.error = ""
+        self.leaving.hurry(path)
         self.hurry()
-        while any(draft in self._queue and not draft.error for draft in waiting):
+
+        def is_under_way() -> bool:
+            queued = any(draft in self._queue and not draft.error for draft in waiting)
+            return queued or not all(info.error for info in self.leaving.infos(path))
+
+        while is_under_way():
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await self._idle.wait()
-        return [self._info(draft) for draft in waiting if draft in self._queue]
+        return [self._info(draft) for draft in waiting if draft in self._queue] + self.leaving.infos(path)
 
     def infos(self) -> list[UploadInfo]:
-        """What the store does not have yet, in the order in which it is sent; and conflicts since the start."""
+        """What the store does not have yet, in the order in which it is sent; what is to go from there; conflicts."""
         queued = [self._info(draft) for draft in self._queue]
         opened = [self._info(draft) for draft in self._table if draft.writers and draft not in self._queue]
-        return queued + opened + self.storing.conflicts
+        return queued + opened + self.leaving.infos() + self.storing.conflicts
 
     def _info(self, draft: Draft) -> UploadInfo:
         state = "sending" if draft in self._running else "failing" if draft.error else "waiting"

@@ -133,13 +133,19 @@ async def test_a_store_of_real_folders_has_no_shared_prefixes(tmp_path: Path) ->
             await rig.mount("/m", "s", shared_prefix=True)
 
 
-async def test_a_folder_of_this_machine_stays_with_its_modes_when_its_last_file_goes(tmp_path: Path) -> None:
-    (tmp_path / "data" / "d").mkdir(parents=True)
-    (tmp_path / "data" / "d").chmod(0o750)
-    (tmp_path / "data" / "d" / "f").write_bytes(b"x")
+@pytest.mark.parametrize("gone", ["d/e/f", "d/e"])
+async def test_a_folder_of_this_machine_stays_with_its_modes_when_the_last_in_it_goes(
+    tmp_path: Path, gone: str
+) -> None:
+    data = tmp_path / "data"
+    (data / "d" / "e").mkdir(parents=True)
+    (data / "d" / "e" / "f").write_bytes(b"x")
+    stays = (data / gone).parent
+    stays.chmod(0o750)
     async with Rig(tmp_path / "home") as rig:
-        rig.fs.tree._open_store = lambda *_, **__: (LocalStore(tmp_path / "data"), "")
+        rig.fs.tree._open_store = lambda *_, **__: (LocalStore(data), "")
         await rig.fs.mount("/m", "file:///data", MountOptions())
-        await rig.fs.changes.unlink("/m/d/f")
+        await rig.fs.remove(f"/m/{gone}", recursive=True)
         assert await rig.names("/m") == ["d"]
-    assert (tmp_path / "data" / "d").stat().st_mode & 0o777 == 0o750
+    assert not (data / gone).exists()
+    assert stays.stat().st_mode & 0o777 == 0o750

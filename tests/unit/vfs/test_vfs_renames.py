@@ -327,6 +327,8 @@ async def test_a_rename_that_was_cancelled_is_finished_at_the_next_start(bench: 
 async def test_a_store_that_is_down_at_the_start_does_not_undo_what_can_wait(bench: Bench) -> None:
     await bench.put(FOLDER)
     bench.control.add_rename("/m", "mem://s", "a/", "b/", is_folder=True, replaces=False)
+    await bench.end()
+    bench.begin()
     bench.store.pages.appendleft(DOWN)
     with capture_logs() as logs:
         await bench.renames.resume([bench.mount()])
@@ -339,6 +341,8 @@ async def test_another_store_at_the_same_path_is_not_touched(bench: Bench) -> No
     await bench.put(FOLDER)
     before = bench.objects()
     bench.control.add_rename("/m", "mem://another", "a/", "b/", is_folder=True, replaces=False)
+    await bench.end()
+    bench.begin()
     await bench.renames.resume([bench.mount()])
     assert bench.objects() == before
     assert len(bench.control.renames()) == 1

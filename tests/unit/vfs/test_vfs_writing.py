@@ -118,6 +118,13 @@ async def test_removing_a_file_and_a_folder_with_all_it_holds(tmp_path: Path) ->
         assert await rig.names("/s") == ["da"]
 
 
+async def test_a_folder_stays_when_the_last_folder_in_it_is_removed(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        await mounted(rig, "d/e/f")
+        assert await rig.fs.remove("/s/d/e", recursive=True) == 1
+        assert (await rig.names("/s"), await rig.names("/s/d")) == (["d"], [])
+
+
 async def test_folders_are_removed_after_what_they_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Rig(tmp_path) as rig:
         await mounted(rig, "d/", "d/a/", "d/a/x", "d/a/b/", "d/a/b/y", "d/z")

@@ -1,13 +1,16 @@
 """Messages that we begin, such as "ask again for this name".
 
-The kernel takes locks for them that a caller may hold who waits for an answer of ours, so they are never sent from
-the loop: a thread of its own may wait without harm.
+The kernel locks the folder of a name for them, and so does a caller that waits for an answer of ours.  Therefore they
+are sent when the answers that are on their way have gone (`Waiters.once_answered`): a message that waits keeps others
+from the folder, and a killed daemon from its end.  As a request may come in between, they are never sent from the
+loop: a thread of its own may wait.
 """
 
 import contextlib
 import os
 import queue
 import threading
+from collections.abc import Sequence
 
 
 class Notifier:
@@ -15,20 +18,21 @@ class Notifier:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[bytes] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def send(self, message: bytes) -> None:
-        """Queue one whole message."""
+    def send(self, messages: Sequence[bytes]) -> None:
+        """Queue some whole messages."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
             self._thread.start()
-        self._queue.put(message)
+        self._queue.put(messages)
 
     def _run(self) -> None:
-        while (message := self._queue.get()) is not None:
-            with contextlib.suppress(OSError):  # ENOENT: the kernel does not know that name; ENODEV: no mount
-                os.write(self._fd, message)
+        while (messages := self._queue.get()) is not None:
+            for message in messages:
+                with contextlib.suppress(OSError):  # ENOENT: the kernel does not know that name; ENODEV: no mount
+                    os.write(self._fd, message)
 
     def close(self) -> None:
         """End the thread; blocks until it has, so call it when the mount has ended, before the device is closed."""

@@ -52,7 +52,7 @@ class Server:
         self._handlers = dict(handlers) | {abi.Opcode.INTERRUPT: self._interrupt}
         self._refused = refused
         self._on_end = on_end
-        self._waiters = Waiters()
+        self.waiters = Waiters()
         self.requests: Counter[int] = Counter()  # by opcode
         self._serving = False
 
@@ -64,7 +64,7 @@ class Server:
     async def stop(self) -> None:
         """Stop to serve, and answer what still waits with EINTR.  The device stays open."""
         self._stop_reading()
-        await self._waiters.end()
+        await self.waiters.end()
 
     def _stop_reading(self) -> None:
         if self._serving:
@@ -79,7 +79,7 @@ class Server:
                     return
                 self.serve(data)
                 # Not by reading until there is nothing: CPython makes an error of that, with its text, and drops it.
-                if not self._busy_wait.wait(patient=not self._waiters):
+                if not self._busy_wait.wait(patient=not self.waiters):
                     return
         except Gone:
             self._stop_reading()
@@ -111,7 +111,7 @@ class Server:
             return
         elif isinstance(answer, CoroutineType):  # not Coroutine: asking an abstract class costs 0.5 us
             task = asyncio.create_task(answer, name=f"fuse {opcode} {unique}")
-            self._waiters.add(unique, task, request.pid)
+            self.waiters.add(request, task)
             task.add_done_callback(partial(self._finish, unique, opcode))
         else:
             payload = cast("Buffer", answer)
@@ -119,7 +119,6 @@ class Server:
 
     def _finish(self, unique: int, opcode: int, task: asyncio.Task[Buffer]) -> None:
         # As a callback, since a task that is cancelled before its first step runs no line of its own.
-        self._waiters.remove(unique)
         if task.cancelled():
             self._device.write(wire.pack_error(unique, errno.EINTR))
         elif (error := task.exception()) is not None:
@@ -127,9 +126,10 @@ class Server:
         else:
             payload = task.result()
             self._device.write(wire.pack_reply(unique, len(payload)), payload)
+        self.waiters.remove(unique)
 
     def _interrupt(self, request: Request) -> None:
-        self._waiters.interrupt(*abi.INTERRUPT_IN.unpack_from(request.body))
+        self.waiters.interrupt(*abi.INTERRUPT_IN.unpack_from(request.body))
 
 
 def errno_of(error: BaseException, opcode: int) -> int:

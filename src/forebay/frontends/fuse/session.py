@@ -10,6 +10,9 @@ import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from forebay.clock import Clock
@@ -111,22 +114,23 @@ class Session:
         return ""
 
     def _changed(self, path: str, below: bool) -> None:
-        expire_only = self.agreement.expire_only
-        for ino, name in self.operations.nodes.known_names(path, below=below):
-            self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=expire_only))
+        self._ask_again(self.operations.nodes.known_names(path, below=below))
 
-    def _ask_again(self, names: list[tuple[int, str]]) -> None:
-        for ino, name in names:
-            self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=self.agreement.expire_only))
+    def _ask_again(self, names: Iterable[tuple[int, str]], *, expire_only: bool = True) -> None:
+        """Have the kernel ask again for names, for each of which it locks the folder for a moment."""
+        expire_only = expire_only and self.agreement.expire_only
+        for ino, some in groupby(names, key=itemgetter(0)):
+            messages = [wire.pack_inval_entry(ino, name, expire_only=expire_only) for _, name in some]
+            self.server.waiters.once_answered(ino, partial(self._notifier.send, messages))
 
     def _thin_out(self, nodes: list[Node]) -> None:
         """Ask the kernel to forget files, but for those in use; before Linux 6.18 by taking their names away."""
         if self.agreement.minor >= abi.MINOR_PRUNE:
-            self._notifier.send(wire.pack_prune([node.ino for node in nodes]))
+            self._notifier.send([wire.pack_prune([node.ino for node in nodes])])
             return
         for node in nodes:
-            for ino, name in self.operations.nodes.known_names(node.entry.path, below=False):
-                self._notifier.send(wire.pack_inval_entry(ino, name, expire_only=False))
+            names = self.operations.nodes.known_names(node.entry.path, below=False)
+            self._ask_again(names, expire_only=False)
 
     async def close(self) -> None:
         """End, once the mount is gone or going: what still waits is answered, open files are given back."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from forebay import paths
 from forebay.cache.pagefile import Descriptor
-from forebay.errors import Invalid, IsADirectory, NotFound, StaleVersion
+from forebay.errors import Invalid, IsADirectory, StaleVersion
 from forebay.frontends.local.format import FILES_MAX, PIECE_BYTES, Json
 from forebay.frontends.local.orders import Job, Orders
 from forebay.frontends.local.sessions import Session
@@ -103,18 +103,7 @@ class Calls:
     async def _remove(self, _: Caller, fields: Json, __: bytes) -> Answer:
         path, recursive = await self._name(fields), bool(fields.get("recursive"))
         removed = await self._fs.remove(path, recursive=recursive)
-        await self._keep_folder(paths.split(path)[0], is_asked=recursive)
         return Answer({"removed": removed})
-
-    async def _keep_folder(self, folder: str, *, is_asked: bool) -> None:
-        """A folder stays when the last of it goes; a local one, or one that lost a folder, may have gone along."""
-        mount = self._fs.tree.locate(folder).mount
-        if mount is None or not (is_asked or mount.store.capabilities.folders):
-            return
-        try:
-            await self._fs.stat(folder)
-        except NotFound:
-            await self._fs.mkdir(folder, parents=True)
 
     async def _rename(self, _: Caller, fields: Json, __: bytes) -> Answer:
         source, target = await self._name(fields, "source"), await self._name(fields, "target")
