@@ -20,6 +20,7 @@ READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 0.5  # it waits ten seconds for its own parts to leave; what it stored is in its files by then
 VOLUMES_MAX = 2_000  # a bucket takes about seven, each an empty file until it is written
 _POLL_S = 0.05
+_SOCKETS = Path("/tmp")
 
 
 class SeaweedS3(Server):
@@ -35,6 +36,7 @@ class SeaweedS3(Server):
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.port = 0
+        self._ports: list[int] = []
         self._master_port = self._filer_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -85,6 +87,9 @@ class SeaweedS3(Server):
         if process is None:
             return
         end(process, within_s=STOPPED_WITHIN_S)
+        for port in self._ports:
+            for socket in _SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
+                socket.unlink(missing_ok=True)
 
     def _start(self) -> None:
         logs = self.folder / "log"
@@ -92,7 +97,7 @@ class SeaweedS3(Server):
         (self.folder / "data").mkdir(exist_ok=True)
         config = self.folder / "s3.json"
         config.write_text(json.dumps(self._identities()))
-        ports = free_ports(8)
+        ports = self._ports = free_ports(8)
         self.port, self._master_port, self._filer_port = ports[0], ports[1], ports[6]
         command = [
             *(_weed(), f"-logdir={logs}", "server", f"-dir={self.folder / 'data'}"),
