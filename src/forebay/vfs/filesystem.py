@@ -11,7 +11,7 @@ are of its version, or an error.
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -81,7 +81,7 @@ class FileSystem:
         )
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
-        self.views = 0  # kernel mounts that show the tree, or a part of it
+        self.views: list[Callable[[], Awaitable[object]]] = []  # of kernel mounts: returns when one shows what was told
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
         self.drafts = DraftTable()

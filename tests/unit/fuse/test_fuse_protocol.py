@@ -116,7 +116,7 @@ async def test_who_makes_a_file_need_not_ask_for_it_again_unless_others_may_chan
 
     kernel.fs.on_change.append(tell)
     for name, attributes_hold_s in ((b"one\0", 1), (b"two\0", 0)):
-        kernel.fs.views += 1  # a local folder shows the tree; then another one does, too
+        kernel.fs.views.append(asyncio.Event().wait)  # a local folder shows the tree; then another one does, too
         await kernel.ask(Opcode.LOOKUP, 1, name)
         _, answer = await kernel.ask(Opcode.CREATE, 1, abi.CREATE_IN.pack(os.O_WRONLY, 0o644, 0o22, 0) + name)
         assert abi.ENTRY_OUT.unpack_from(answer)[3] == attributes_hold_s

@@ -6,6 +6,7 @@ from the folder, and a killed daemon from its end.  As a request may come in bet
 loop: a thread of its own may wait.
 """
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -18,7 +19,7 @@ class Notifier:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._queue: queue.SimpleQueue[Sequence[bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[bytes] | asyncio.Future[None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def send(self, messages: Sequence[bytes]) -> None:
@@ -28,8 +29,19 @@ class Notifier:
             self._thread.start()
         self._queue.put(messages)
 
+    def mark(self, sent: "asyncio.Future[None]") -> None:
+        """Set a result when all that was queued before has been sent."""
+        if self._thread is None:
+            _set(sent)
+        else:
+            self._queue.put(sent)
+
     def _run(self) -> None:
         while (messages := self._queue.get()) is not None:
+            if isinstance(messages, asyncio.Future):
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    messages.get_loop().call_soon_threadsafe(_set, messages)
+                continue
             for message in messages:
                 with contextlib.suppress(OSError):  # ENOENT: the kernel does not know that name; ENODEV: no mount
                     os.write(self._fd, message)
@@ -39,3 +51,8 @@ class Notifier:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
+
+
+def _set(sent: "asyncio.Future[None]") -> None:
+    if not sent.done():
+        sent.set_result(None)

@@ -66,7 +66,7 @@ class Session:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._fs.views += 1
+        self._fs.views.append(self._told)
         self._fs.on_change.append(self._changed)
         self._fs.cache.on_drop.append(self.operations.handles.backing.drop)
         self._fs.on_settle.append(self.operations.nodes.settled)
@@ -123,6 +123,12 @@ class Session:
             messages = [wire.pack_inval_entry(ino, name, expire_only=expire_only) for _, name in some]
             self.server.waiters.once_answered(ino, partial(self._notifier.send, messages))
 
+    async def _told(self) -> None:
+        """Return when the kernel has all messages that were to be sent until now."""
+        sent = asyncio.get_running_loop().create_future()
+        self.server.waiters.after_those(partial(self._notifier.mark, sent))
+        await sent
+
     def _thin_out(self, nodes: list[Node]) -> None:
         """Ask the kernel to forget files, but for those in use; before Linux 6.18 by taking their names away."""
         if self.agreement.minor >= abi.MINOR_PRUNE:
@@ -136,7 +142,7 @@ class Session:
         """End, once the mount is gone or going: what still waits is answered, open files are given back."""
         with contextlib.suppress(ValueError):
             self._fs.on_change.remove(self._changed)
-            self._fs.views -= 1
+            self._fs.views.remove(self._told)
             self._fs.on_settle.remove(self.operations.nodes.settled)
             self._fs.cache.on_drop.remove(self.operations.handles.backing.drop)
         await self.server.stop()

@@ -70,6 +70,13 @@ class Waiters:
         waits_for = {
             unique for unique, waiter in self._waiting.items() if folder in waiter.folders or waiter.task is asks
         }
+        self._call(then, waits_for)
+
+    def after_those(self, then: Callable[[], None]) -> None:
+        """Call `then` when all has been called that `once_answered` was told before."""
+        self._call(then, set[int]().union(*(waits_for for waits_for, _ in self._later)))
+
+    def _call(self, then: Callable[[], None], waits_for: set[int]) -> None:
         if waits_for:
             self._later.append((waits_for, then))
         else:

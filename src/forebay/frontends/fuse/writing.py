@@ -145,7 +145,7 @@ class Writing:
         # The kernel knows of changes that go through this mount.  If no other shows the file, its attributes hold until
         # then, or until a program that opens it by other means has the name asked for again; who makes a file asks for
         # them at once, twice.
-        attr_s = _MADE_S if self._fs.views == 1 else 0
+        attr_s = _MADE_S if len(self._fs.views) == 1 else 0
         told = self._names.tell(folder, name, Found(opened.entry, 1.0), draft_attr_s=attr_s)
         node = self._nodes.current(folder, name)
         return b"".join((memoryview(told), self._handles.open(node, opened)))

@@ -4,6 +4,8 @@
 *Invariants*: a handle is of one version, or of what is being written; what a call opened is in its session, or closed.
 """
 
+import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -24,6 +26,7 @@ from forebay.vfs.modes import touch
 from forebay.vfs.openfile import OpenFile
 
 ROWS = 2 * FILES_MAX  # entries of a listing in one frame
+TOLD_WITHIN_S = 0.5  # a local folder that nobody waits in shows a change within a millisecond
 
 
 class Answer(NamedTuple):
@@ -57,12 +60,12 @@ class Calls:
         self.short: dict[str, Call] = {
             "stat": self._stat,
             "readlink": self._readlink,
-            "mkdir": self._mkdir,
-            "rmdir": self._rmdir,
-            "remove": self._remove,
-            "rename": self._rename,
-            "touch": self._touch,
-            "refresh": self._refresh,
+            "mkdir": self._change(self._mkdir),
+            "rmdir": self._change(self._rmdir),
+            "remove": self._change(self._remove),
+            "rename": self._change(self._rename),
+            "touch": self._change(self._touch),
+            "refresh": self._change(self._refresh),
             "open": self._open,
             "read": self._read,
             "write": self._write,
@@ -76,6 +79,22 @@ class Calls:
             "job.close": self._close_job,
         }
         self.long: dict[str, LongCall] = {"list": self._list, "walk": self._walk}
+
+    def _change(self, call: Call) -> Call:
+        """A call that returns when local folders show what it has changed."""
+
+        async def change(caller: Caller, fields: Json, data: bytes) -> Answer:
+            answer = await call(caller, fields, data)
+            await self._told()
+            return answer
+
+        return change
+
+    async def _told(self) -> None:
+        """Return when local folders show what was changed, or do not because somebody there waits for a store."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_WITHIN_S):
+                await asyncio.gather(*(told() for told in self._fs.views))
 
     # ------------------------------------------------------------------ names
 
@@ -167,6 +186,7 @@ class Calls:
         else:
             opened = await self._fs.changes.open(await self._file(path, None), truncate=truncates)
         self._fs.tell(opened.draft.path, below=False)  # the program writes the local file by itself
+        await self._told()
         return opened
 
     def _opened(self, caller: Caller, file: AnyFile, path: str, *, append: bool) -> Answer:
