@@ -24,7 +24,7 @@ from forebay.vfs.sending import PARTS_IN_FLIGHT
 from scratch import settle
 
 SIZE = 2 << 30
-ROUNDS, FAR_ROUNDS = 5, 3
+ROUNDS, FAR_ROUNDS = 9, 3
 
 
 class Saver:
