@@ -1,6 +1,8 @@
 """Trains on nothing: a framework reads and decodes a folder of pictures, epoch by epoch.
 
-python bench/pictures_reader.py torch|tensorflow FOLDER
+python bench/pictures_reader.py torch|torch-client|tensorflow FOLDER
+
+`torch-client` reads a batch at a time by `forebay.read_many`, and not through the folder.
 
 Says "ready" after the first epoch; then each line that it is told is one more, whose images per second it prints.
 """
@@ -10,28 +12,40 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 BATCH = 50
 SIDE = 224
 
 
-def by_torch(folder: str) -> Iterator[int]:
+def by_torch(folder: str, *, by_client: bool = False) -> Iterator[int]:
     """Batch by batch, how many pictures: epoch after epoch; 0 ends an epoch."""
     import torch
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
 
+    import forebay
+
+    def decoded(content: bytes) -> torch.Tensor:
+        picture = Image.open(io.BytesIO(content)).convert("RGB").resize((SIDE, SIDE))
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3)
+
     class Pictures(Dataset[torch.Tensor]):
         def __init__(self) -> None:
             self.paths = sorted(Path(folder).glob("*/*.jpg"))
+            self.names = [forebay.FileSystem().virtual(path) for path in self.paths] if by_client else []
 
         def __len__(self) -> int:
             return len(self.paths)
 
         def __getitem__(self, index: int) -> torch.Tensor:
-            picture = Image.open(io.BytesIO(self.paths[index].read_bytes())).convert("RGB").resize((SIDE, SIDE))
-            return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3)
+            return decoded(self.paths[index].read_bytes())
+
+        def __getitems__(self, indices: list[int]) -> list[torch.Tensor]:
+            if not by_client:
+                return [self[index] for index in indices]
+            return [decoded(content) for content in forebay.read_many([self.names[index] for index in indices])]
 
     loader = DataLoader(Pictures(), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     while True:
@@ -55,7 +69,8 @@ def by_tensorflow(folder: str) -> Iterator[int]:
 
 def main() -> None:
     framework, folder = sys.argv[1:]
-    batches = {"torch": by_torch, "tensorflow": by_tensorflow}[framework](folder)
+    ways = {"torch": by_torch, "torch-client": partial(by_torch, by_client=True), "tensorflow": by_tensorflow}
+    batches = ways[framework](folder)
     first = sum(iter(lambda: next(batches), 0))
     print("ready", flush=True)
     for _ in sys.stdin:
