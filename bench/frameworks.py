@@ -6,9 +6,9 @@ What a mount loses, found on two processors with two loaders that need 3.5 to 4 
 makes four requests of the mount for it.  OPEN; GETATTR, as passthrough voids the time of access at every read; IOCTL,
 as open() asks whether it is a terminal; RELEASE.  Each stops a loader to run the daemon, whose code the decoding has
 driven out of the processor's caches: what takes 10 us when warm takes 130 to 160 then, and the loader 60 to 100 more;
-and for 200 to 300 us a processor is idle, as the daemon wakes up on the other one.  It is the same, within the noise, with a daemon of
-real-time priority, of a short time slice, bound to one processor, or awake between requests, and on a mount that the
-kernel knows as read-only, which saves the GETATTR.  Nothing goes to the store.
+and for 200 to 300 us a processor is idle, as the daemon wakes up on the other one.  It is the same, within the noise,
+with a daemon of real-time priority, of a short time slice, bound to one processor, or awake between requests, and on a
+mount that the kernel knows as read-only, which saves the GETATTR.  Nothing goes to the store.
 """
 
 import os
