@@ -17,7 +17,7 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
 from forebay.client.spec import ForebayFileSystem
 from forebay.errors import Unsupported
-from forebay.testing.daemons import RunForebay
+from forebay.testing.daemons import RunForebay, wait_until
 
 ROWS = 1_000
 
@@ -104,6 +104,14 @@ def test_webdataset_reads_shards(spec: ForebayFileSystem, mounted: Path) -> None
     assert [(sample["txt"], sample["json"]["n"]) for sample in samples] == [(f"sample {n}", n) for n in range(20)]
 
 
+def _has_descriptor(spec: ForebayFileSystem, path: str) -> bool:
+    with spec.open(path) as file:
+        try:
+            return bool(file.fileno() >= 0)
+        except io.UnsupportedOperation:
+            return False
+
+
 def test_safetensors_and_torch_read_checkpoints(spec: ForebayFileSystem, mounted: Path) -> None:
     import safetensors.torch
     import torch
@@ -112,7 +120,8 @@ def test_safetensors_and_torch_read_checkpoints(spec: ForebayFileSystem, mounted
     safetensors.torch.save_file(tensors, mounted / "model.safetensors")
     read = safetensors.torch.load(spec.cat_file("/data/in/model.safetensors"))
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
-    file = spec.open("/data/in/model.safetensors")  # cached by now: it is mapped, and not copied
+    wait_until(lambda: _has_descriptor(spec, "/data/in/model.safetensors"), "it is cached")
+    file = spec.open("/data/in/model.safetensors")  # it is mapped, and not copied
     with file, safetensors.safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as mapped:
         assert torch.equal(mapped.get_slice("weight")[3:5], tensors["weight"][3:5])
     with fsspec.open("forebay://data/in/model.pt", "wb") as out:

@@ -27,7 +27,7 @@ from forebay.errors import FsError
 from forebay.types import Buffer, ByteRange
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_SYNC_FILE_RANGE_WRITE = 2  # fcntl.h
+_SYNC_FILE_RANGE = 1 | 2  # fcntl.h: WAIT_BEFORE, as pages that are on their way already would be left out, and WRITE
 SMALL_BYTES = PAGE_BYTES  # whether such a file has changed is seen by its checksum: 0.1 ms
 _FINE_TIMES = (6, 13)  # Linux whose file times tell any two writes apart that somebody looked between ("multigrain")
 
@@ -424,7 +424,7 @@ def sums_of_span(fd: int, span: ByteRange, settles: bool) -> "array[int]":
 
 def _begin_to_settle(fd: int, span: ByteRange) -> None:
     """Begin to write a part of a file out, so that later stores through `mmap` change its time.  Blocks a little."""
-    _libc.sync_file_range(fd, ctypes.c_int64(span.start), ctypes.c_int64(span.size), _SYNC_FILE_RANGE_WRITE)
+    _libc.sync_file_range(fd, ctypes.c_int64(span.start), ctypes.c_int64(span.size), _SYNC_FILE_RANGE)
 
 
 def differs(content: Content, then: Snapshot) -> bool:

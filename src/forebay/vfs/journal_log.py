@@ -378,7 +378,8 @@ class Log:
         if not self._spares:
             self._release()
         if not self._spares:
-            self._take_ahead()
+            with contextlib.suppress(OSError):  # the disk may have been full then: it is tried anew
+                self._take_ahead()
         if self._spares:
             return self._spares.popleft()
         if len(self._chain) == 1 and not self._live:
