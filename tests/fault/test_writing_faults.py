@@ -385,12 +385,13 @@ async def test_a_file_that_was_removed_right_after_it_was_sent_does_not_come_bac
     assert await rig.after_a_crash(tmp_path / "crashed") == []
 
 
+async def crash(*_: object) -> None:
+    raise FsError("all ends here")
+
+
 async def test_a_rename_that_a_crash_cuts_short_leaves_the_one_or_the_other(
     rig: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def crash(*_: object) -> None:
-        raise FsError("all ends here")
-
     await rig.start("back")
     rig.down()
     await rig.save("/s/old", b"old")
@@ -410,9 +411,6 @@ async def test_a_rename_that_a_crash_cuts_short_leaves_the_one_or_the_other(
 async def test_a_rename_of_a_stored_file_that_a_crash_cuts_short_is_not_in_conflict_with_what_it_replaces(
     rig: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def crash(*_: object) -> None:
-        raise FsError("all ends here")
-
     await rig.start("back")
     await rig.save("/s/new", b"new")
     await rig.settled()

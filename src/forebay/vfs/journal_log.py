@@ -404,8 +404,7 @@ class Log:
                     write_at(fd, [zeros[: self._segment_bytes - offset]], offset)
                 os.fsync(fd)
             new.rename(path)
-            with _opened(self._folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
-                os.fsync(fd)
+            sync_folder(self._folder)
         except OSError:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
@@ -500,6 +499,12 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk hold the names in a folder.  Raises OSError."""
+    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.fsync(fd)
 
 
 def write_at(fd: int, pieces: Sequence[bytes], offset: int) -> None:

@@ -21,6 +21,7 @@ import xxhash
 
 from forebay.units import MIB
 from forebay.vfs.journal_format import decode_text, encode_text
+from forebay.vfs.journal_log import sync_folder
 
 log = structlog.get_logger()
 
@@ -136,11 +137,7 @@ class UnsyncedLog:
         self._is_dirty = False
         os.fsync(self._fd)
         if count:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._folder)
         for _ in range(count):
             fd, path = self._before.popleft()
             if fd >= 0:
