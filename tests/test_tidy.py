@@ -56,6 +56,7 @@ PURE = {
     "vfs/blocks.py",
     "vfs/journal_format.py",
     "vfs/mounttable.py",
+    "vfs/quickness.py",
     "vfs/walkahead.py",
 }
 IMPURE = {"asyncio", "os", "random", "selectors", "socket", "subprocess", "threading", "time"}

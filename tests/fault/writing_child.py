@@ -70,7 +70,7 @@ async def save(rig: Rig, path: str, data: bytes) -> bool:
     opened = await changes.create(path, posix_of(0o644, 0, 0), exclusive=False, truncate=True)
     try:
         opened.draft.content.write(0, data)
-        if not rig.fs.uploader.close_now(opened.draft):
+        if not rig.fs.uploader.close_now(opened.draft) and not rig.fs.uploader.sync_now(opened.draft):
             await rig.fs.uploader.flush(opened.draft)
     except FsError:
         return False

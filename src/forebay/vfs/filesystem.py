@@ -86,7 +86,7 @@ class FileSystem:
         self.writer = Writer(self)
         self.drafts = DraftTable()
         self.staging = Staging(settings.writes_folder / "files", clock)
-        self.journal = Journal(settings.writes_folder / "journal")
+        self.journal = Journal(settings.writes_folder / "journal", clock=clock)
         self.uploader = Uploader(self, self.drafts, self.staging, self.journal, clock)
         self.renames = Renames(control, self.metadata)
         self.renames.on_resumed = self.tell

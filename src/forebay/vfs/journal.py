@@ -1,8 +1,9 @@
 """The journal: what was acknowledged on the local disk and is not in its store yet.
 
 A record is on the disk when its `append` returns.  Appends that wait are written together, with one sync; a thread of
-its own does that.  How the disk looks is said in `journal_format.py`, how it is used in `journal_log.py`.  What need
-not outlast a power cut is written at once by `append_now`, to files of its own (`unsynced_log.py`).
+its own does that, or, for one alone while the disk is quick, who asks (`append_here`).  How the disk looks is said in
+`journal_format.py`, how it is used in `journal_log.py`.  What need not outlast a power cut is written at once by
+`append_now`, to files of its own (`unsynced_log.py`).
 
 *Callers*: the write path, on the loop.  *Locks*: none; a queue.  *Awaits*: the thread.  *Invariants*: records are
 written in the order of the calls; the newest record of a key is the only one that is live.
@@ -24,11 +25,13 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from forebay.clock import Clock, SystemClock
 from forebay.errors import FsError
 from forebay.types import Buffer
 from forebay.units import MIB
 from forebay.vfs.journal_format import SEGMENT_BYTES, checked_body, decode_text, encode_text, entry_bytes
 from forebay.vfs.journal_log import Item, Log
+from forebay.vfs.quickness import Quickness
 from forebay.vfs.unsynced_log import Line, UnsyncedLog
 
 log = structlog.get_logger()
@@ -64,7 +67,7 @@ class _Job(NamedTuple):
 class Journal:
     """See the module."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, clock: Clock | None = None) -> None:
         """Open or create, and recover.  Blocks, for as long as it takes to read what is in use.
 
         Args:
@@ -84,6 +87,10 @@ class Journal:
         self._last_seq = 0
         self._recovered = self._recover()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._asked = 0  # jobs, counted on the loop
+        self._done = 0  # of those, counted in the thread: while the numbers are the same, the log is the loop's
+        self._clock = SystemClock() if clock is None else clock
+        self._quickness = Quickness()
         self._retired: deque[int] = deque()  # for the thread, which need not wake up for each
         self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
@@ -137,6 +144,26 @@ class Journal:
         """
         item = Item(about, encode_text(about, fields), checked_body(body))
         return self._appended(await self._ask(item), item, fields)
+
+    def append_here(self, about: str, fields: dict[str, Any], body: Buffer) -> Record | None:
+        """Keep a record as `append` does, before this returns; None if that may take long: use `append`.
+
+        Raises:
+            Invalid, NoSpace, FsError: as `append`.
+        """
+        self._check_open()
+        if self._asked != self._done or not self._quickness.is_quick:
+            return None
+        item = Item(about, encode_text(about, fields), memoryview(body))
+        self._take_retired()
+        if not self._log.has_room(item):
+            return None
+        [outcome] = self._append([item])
+        if not self._log.is_tidy:
+            self._put(_Job(None, None))
+        if isinstance(outcome, FsError):
+            raise outcome
+        return self._appended(outcome, item, fields)
 
     async def amend(self, record: Record, fields: dict[str, Any]) -> Record:
         """Keep other fields in place of a live, synced record's, with the same body.
@@ -224,6 +251,7 @@ class Journal:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
             self._thread.start()
+        self._asked += 1
         self._jobs.put(job)
 
     # ------------------------------------------------------------------ the thread
@@ -240,6 +268,7 @@ class Journal:
                 log.exception("journal.failed", path=str(self._folder))
                 failed = FsError(f"the journal of pending writes in {self._folder} failed: {type(error).__name__}")
                 _tell((job, failed) for job in jobs)
+            self._done += len(jobs)
         self._log.leave()
 
     def _waiting(self) -> list[_Job]:
@@ -253,8 +282,7 @@ class Journal:
         return jobs
 
     def _do(self, jobs: list[_Job]) -> None:
-        while self._retired:
-            self._log.retire(self._retired.popleft())
+        self._take_retired()
         appends, outcomes = [], []
         for job in jobs:
             if job.item is not None and not _is_cancelled(job):
@@ -262,7 +290,7 @@ class Journal:
                     appends.append((job, self._whole(job.item, job.body_of)))
                 except OSError as error:
                     outcomes.append((job, self._log.explained(error)))
-        done = self._log.append([item for _, item in appends])
+        done = self._append([item for _, item in appends])
         _tell([*outcomes, *zip((job for job, _ in appends), done, strict=True)])
         failed: FsError | None = None
         try:
@@ -274,6 +302,18 @@ class Journal:
             failed = self._log.explained(error)
             log.warning("journal.not_tidy", path=str(self._folder), reason=failed.message)
         _tell((job, failed) for job in jobs if job.item is None)
+
+    def _take_retired(self) -> None:
+        while self._retired:
+            self._log.retire(self._retired.popleft())
+
+    def _append(self, items: list[Item]) -> list[int | FsError]:
+        is_usual = len(items) == 1 and self._log.has_room(items[0])
+        began = self._clock.monotonic()
+        outcomes = self._log.append(items)
+        if is_usual:
+            self._quickness.took(self._clock.monotonic() - began)
+        return outcomes
 
     def _whole(self, item: Item, body_of: int) -> Item:
         return item._replace(body=self._log.body(body_of)) if body_of else item

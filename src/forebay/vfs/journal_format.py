@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     durable: int  # all entries up to this LSN were on the disk before
     retired: tuple[int, ...]  # sequence numbers
     text: bytes  # see `encode_text`
-    body: bytes | None
+    body: bytes | memoryview | None
 
     @property
     def size(self) -> int:
@@ -75,7 +75,7 @@ def whole_blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def entry_bytes(retired: int, text_bytes: int, body: bytes | None) -> int:
+def entry_bytes(retired: int, text_bytes: int, body: bytes | memoryview | None) -> int:
     """Bytes that such an entry takes in a segment."""
     return whole_blocks(_ENTRY.size + _SUM.size + 8 * retired + text_bytes + len(body or b""))
 
@@ -157,7 +157,7 @@ def decode_header(blocks: Buffer) -> tuple[Header, int]:
 # ---------------------------------------------------------------- entries
 
 
-def encode_entry(entry: Entry) -> list[bytes]:
+def encode_entry(entry: Entry) -> list[bytes | memoryview]:
     """Whole blocks with an entry, in pieces: the body is not copied."""
     body_bytes = -1 if entry.body is None else len(entry.body)
     numbers = entry.generation, entry.lsn, entry.seq, entry.durable

@@ -67,7 +67,7 @@ class Item(NamedTuple):
 
     about: str
     text: bytes
-    body: bytes | None
+    body: bytes | memoryview | None
     seq: int = 0  # of a record that is written again
 
 
@@ -303,7 +303,7 @@ class Log:
                 f"record {seq} of the journal in {self._folder} is not there any more", path=str(self._folder)
             )
         with _opened(place.segment.path, os.O_RDONLY) as fd:
-            return self._read(fd, seq, place).body or b""
+            return bytes(self._read(fd, seq, place).body or b"")
 
     def _read(self, fd: int, seq: int, place: Place) -> Entry:
         entry = decode_entry(os.pread(fd, place.size, place.offset))
@@ -322,6 +322,10 @@ class Log:
         except OSError as error:
             outcomes += [self.explained(error)] * (len(items) - len(outcomes))
         return outcomes
+
+    def has_room(self, item: Item) -> bool:
+        """Does a record fit into the segment that is written to, so that one write and one sync are all it takes?"""
+        return self._fd >= 0 and self._fitting([item], min(len(self._unwritten), RETIRED_MAX)) == 1
 
     def write_retired(self) -> None:
         """Tell the disk of all that is retired.  Raises OSError."""
@@ -468,6 +472,17 @@ class Log:
         """
         return 3 + 2 * self._live_bytes // (self._segment_bytes - ENTRIES_START)
 
+    @property
+    def is_tidy(self) -> bool:
+        """Has `tidy` nothing to do?"""
+        is_made = self._ahead is not None and self._ahead.done()
+        return not is_made and len(self._chain) <= self.segments_max and not self._needs_another()
+
+    def _needs_another(self) -> bool:
+        """Is a segment to be made now, rather than when an append waits for it?"""
+        is_filling = self._fd >= 0 and self._end > self._segment_bytes // 4
+        return is_filling and not self._spares and bool(self._chain[0].live) and self._ahead is None
+
     def tidy(self, is_idle: Callable[[], bool]) -> None:
         """Free what can be freed: one step at least, and all of it while nobody waits.  Raises OSError.
 
@@ -483,9 +498,8 @@ class Log:
                 self._release()
             if not is_idle():
                 return
-        is_filling = self._fd >= 0 and self._end > self._segment_bytes // 4
-        if is_filling and not self._spares and self._chain[0].live and self._ahead is None:
-            self._ahead = self._spawn(self._make)  # now rather than when an append waits for it
+        if self._needs_another():
+            self._ahead = self._spawn(self._make)
             if self._ahead.done():
                 self._take_ahead()
 
@@ -527,7 +541,7 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
 
 
-def write_at(fd: int, pieces: Sequence[bytes], offset: int) -> None:
+def write_at(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
     """Write all pieces one after the other, from an offset on.  Raises OSError."""
     for first in range(0, len(pieces), _PIECES_MAX):
         some = pieces[first : first + _PIECES_MAX]

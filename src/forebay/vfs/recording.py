@@ -21,7 +21,7 @@ from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
 from forebay.vfs.sending import Pool
 from forebay.vfs.staging import Staging
-from forebay.vfs.unsynced import record_now, unsynced_fields
+from forebay.vfs.unsynced import held, record_now, unsynced_fields
 
 log = structlog.get_logger()
 
@@ -93,6 +93,28 @@ class Recorder:
         """
         if draft.recording.locked() or draft.is_gone or not record_now(draft, self._journal):
             return False
+        self.drop_aside(draft)
+        failpoints.hit("upload.recorded")
+        return True
+
+    def record_here(self, draft: Draft) -> bool:
+        """As `record`, before this returns; False if it is not a small file, or that may take long, or need not be.
+
+        Raises:
+            NoSpace, FsError: as `record`.
+        """
+        content = draft.content
+        is_other = draft.recording.locked() or draft.is_gone or (draft.record is None and draft.stored is not None)
+        if is_other or not content.is_whole or (stamp := content.stamp()).size > BODY_MAX:
+            return False
+        is_kept = draft.record is not None and draft.record.is_synced
+        if is_kept and draft.recorded is not None and not differs(content, draft.recorded):
+            return True
+        body = held(content)
+        record = self._journal.append_here(f"{draft.id:x}", fields_of(draft, len(body)), body)
+        if record is None:
+            return False
+        draft.record, draft.recorded = record, Snapshot(stamp._replace(size=len(body)), sums_in(body))
         self.drop_aside(draft)
         failpoints.hit("upload.recorded")
         return True

@@ -13,7 +13,7 @@ from array import array
 from typing import Any
 
 from forebay.cache.index import BOOT_ID
-from forebay.vfs.content import Snapshot, sums_in, sums_of
+from forebay.vfs.content import Content, Snapshot, sums_in, sums_of
 from forebay.vfs.drafts import Draft
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import BODY_MAX
@@ -39,12 +39,17 @@ def record_now(draft: Draft, journal: Journal) -> bool:
     is_kept = draft.stored is not None or (draft.record is not None and draft.record.is_synced)
     if is_kept or not content.is_whole or (stamp := content.stamp()).size > BODY_MAX:
         return False
-    size = os.preadv(content.fd, [_room], 0)
-    sums = sums_in(_room[:size])
+    body = held(content)
+    size, sums = len(body), sums_in(body)
     told = {"boot": boot_id(), "sums": list(sums)}
     draft.record = journal.append_now(f"{draft.id:x}", fields_of(draft, size) | told)
     draft.recorded = Snapshot(stamp._replace(size=size), sums)
     return True
+
+
+def held(content: Content) -> memoryview:
+    """The bytes of a small file, valid until the next call."""
+    return _room[: os.preadv(content.fd, [_room], 0)]
 
 
 def is_lost(record: Record, staging: Staging) -> bool:

@@ -226,6 +226,18 @@ class Uploader:
         self.enqueue(draft)
         return True
 
+    def sync_now(self, draft: Draft) -> bool:
+        """Acknowledge close or fsync of a small file by a sync here and now, if the disk is quick; False: use `flush`.
+
+        Raises:
+            NoSpace, FsError: the journal's disk is full, or failed.
+        """
+        is_through = draft.mount.settings.write_mode == "through"
+        if is_through or draft.conflict or not self.recorder.record_here(draft):
+            return False
+        self.enqueue(draft)
+        return True
+
     @contextlib.asynccontextmanager
     async def _sendable(self, draft: Draft) -> AsyncIterator[None]:
         """A draft's lock, once no folder above it is being renamed."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from forebay.clock import FakeClock
 from forebay.errors import Denied, FsError, Invalid, NoSpace
 from forebay.vfs import journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
@@ -31,6 +32,7 @@ from forebay.vfs.journal_format import (
     encode_text,
 )
 from forebay.vfs.journal_log import Item, Log
+from forebay.vfs.quickness import RUN_MIN
 
 SEGMENT = 256 * 1024
 BODY = random.Random(1).randbytes(100_000)  # two of them fit into a segment
@@ -268,6 +270,99 @@ async def test_appends_that_wait_are_written_with_one_sync(tmp_path: Path, monke
     seqs = [record.seq for record in await asyncio.gather(*waiting)]
     assert len(synced) == 2  # of the header of a new segment, and of all records
     assert seqs == sorted(seqs)
+
+
+async def quick(folder: Path) -> Journal:
+    """A journal whose disk was quick for a while."""
+    journal = Journal(folder, segment_bytes=SEGMENT, clock=FakeClock())
+    for _ in range(1 + RUN_MIN):  # the first of them begins a segment
+        journal.retire(await journal.append("/before", {}))
+    await idle(journal)
+    return journal
+
+
+async def idle(journal: Journal) -> None:
+    """Return when its thread has nothing to do."""
+    await journal.settle()
+    async with asyncio.timeout(30):
+        while journal._asked != journal._done:
+            await asyncio.sleep(0.001)
+
+
+async def test_who_asks_writes_by_itself_with_one_sync_while_the_disk_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = opened(tmp_path / "other")
+    assert unknown.append_here("/a", {}, b"") is None
+    await unknown.close()
+    journal = await quick(tmp_path / "j")
+    threads: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_log, "sync", lambda fd: threads.append(threading.current_thread().name))
+        body = bytearray(BODY)
+        kept = journal.append_here("/a\udcff", {"n": [1]}, memoryview(body))
+    assert threads == [threading.current_thread().name]
+    body[:] = bytes(len(body))
+    assert await killed(tmp_path / "j", tmp_path / "killed") == [("/a\udcff", {"n": [1]})]
+    assert await bodies_in(tmp_path / "killed") == [BODY]
+    assert kept is not None
+    assert kept.is_synced
+    amended = await journal.amend(kept, {"n": [2]})
+    await journal.close()
+    assert await left_in(tmp_path / "j") == [amended]
+
+
+async def test_nobody_writes_by_itself_while_the_thread_has_something_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await quick(tmp_path)
+    go_on = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_log, "sync", lambda fd: go_on.wait(30))
+        appending = asyncio.ensure_future(journal.append("/a", {}))
+        await asyncio.sleep(0)
+        assert journal.append_here("/b", {}, b"") is None
+        go_on.set()
+        first = await appending
+    await idle(journal)
+    second = journal.append_here("/b", {}, b"")
+    await journal.close()
+    assert await left_in(tmp_path) == [first, second]
+
+
+async def test_who_writes_by_itself_waits_for_no_segment_and_has_the_next_one_made(tmp_path: Path) -> None:
+    journal = await quick(tmp_path)
+    kept: list[Record] = []
+    while (record := journal.append_here(f"/{len(kept)}", {}, BODY)) is not None:
+        kept.append(record)
+        await idle(journal)
+    assert len(kept) == 1, "as many as fit beside what is there"
+    async with asyncio.timeout(30):
+        while len(files(tmp_path)) == 1:
+            await asyncio.sleep(0.001)
+    kept.append(await journal.append("/more", {}, BODY))
+    await journal.close()
+    assert await left_in(tmp_path) == kept
+
+
+async def test_who_writes_by_itself_is_told_of_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await quick(tmp_path)
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(journal_log, "sync", fail)
+        with pytest.raises(NoSpace):
+            journal.append_here("/a", {}, BODY)
+        assert journal.append_here("/b", {}, BODY) is None, "the next entry goes to another segment"
+    kept = await journal.append("/c", {}, BODY)
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
+    with pytest.raises(FsError, match="closed"):
+        journal.append_here("/d", {}, b"")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ class BusyWait:
             return False
         return self._look()
 
+    def has_come(self) -> bool:
+        """Is there a request?"""
+        return bool(self._poll.poll(0))
+
     def _look(self) -> bool:
         now = began = self._clock.monotonic()
         while True:

@@ -117,6 +117,10 @@ class Server:
             payload = cast("Buffer", answer)
             self._device.write(wire.pack_reply(unique, len(payload)), payload)
 
+    def is_alone(self) -> bool:
+        """Does nobody wait for an answer but who has asked last?"""
+        return not self.waiters and not self._busy_wait.has_come()
+
     def _finish(self, unique: int, opcode: int, task: asyncio.Task[Buffer]) -> None:
         # As a callback, since a task that is cancelled before its first step runs no line of its own.
         if task.cancelled():

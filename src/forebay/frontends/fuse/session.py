@@ -72,6 +72,7 @@ class Session:
         self._fs.on_settle.append(self.operations.nodes.settled)
         self.operations.on_crowd = self._thin_out
         self.operations.writing.on_moved = self._ask_again
+        self.operations.writing.is_alone = self.server.is_alone
         self.server.start()
 
     def _init(self, request: Request) -> Answer:
