@@ -285,19 +285,23 @@ class World:
                 raise RuntimeError(f"what was written is not in its store after {UPLOADED_WITHIN_S:g} s")
             time.sleep(0.1)
 
-    def show(self, name: str) -> Path:
-        """Show /NAME at a local folder of its own, and return this folder."""
-        mountpoint = self.scratch / "mnt" / name
+    def show(self, name: str, *, readonly: bool = False) -> Path:
+        """Show /NAME at a local folder of its own, one for each kind, and return this folder."""
+        mountpoint = self._mountpoint(name, readonly=readonly)
         mountpoint.mkdir(parents=True, exist_ok=True)
         self._mountpoints.add(mountpoint)
-        self.forebay("fuse", "mount", str(mountpoint), f"/{name}")
+        words = ["--readonly"] if readonly else []
+        self.forebay("fuse", "mount", *words, str(mountpoint), f"/{name}")
         return mountpoint
 
+    def _mountpoint(self, name: str, *, readonly: bool) -> Path:
+        return self.scratch / "mnt" / (f"{name}.readonly" if readonly else name)
+
     def unmount(self, name: str, *, free: bool = False) -> None:
-        """Take both away; with `free` also what was cached: the next `mount` begins cold."""
-        mountpoint = self.scratch / "mnt" / name
-        self.forebay("fuse", "unmount", str(mountpoint))
-        self._mountpoints.discard(mountpoint)
+        """Take it away, wherever it is shown; with `free` also what was cached: the next `mount` begins cold."""
+        for mountpoint in {self._mountpoint(name, readonly=kind) for kind in (False, True)} & self._mountpoints:
+            self.forebay("fuse", "unmount", str(mountpoint))
+            self._mountpoints.discard(mountpoint)
         if free:
             self.forebay("fs", "free", f"/{name}")
         self.forebay("fs", "unmount", f"/{name}")

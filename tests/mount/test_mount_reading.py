@@ -1,6 +1,7 @@
 """What programs see in a mount: names, bytes, attributes and errors, as on a disk that is write-protected."""
 
 import hashlib
+import json
 import os
 import random
 import subprocess
@@ -154,17 +155,45 @@ CHANGES = {
     "mknod": "os.mkfifo(root + '/g')",
 }
 
+EVERY_CHANGE_IS_REFUSED = "root = argv[1]\n" + "\n".join(
+    f"try: {call}\nexcept OSError as error: assert error.errno == errno.EROFS, ({name!r}, error)\n"
+    f"else: raise AssertionError({name!r})"
+    for name, call in CHANGES.items()
+)
+
 
 def test_every_change_is_refused_as_on_a_read_only_disk(mounted: Mount, folder: Path, mnt: Path, child: Child) -> None:
     fill(folder, {"f": b"one", "d/x": b""})
     mounted("--readonly")
-    code = "root = argv[1]\n" + "\n".join(
-        f"try: {call}\nexcept OSError as error: assert error.errno == errno.EROFS, ({name!r}, error)\n"
-        f"else: raise AssertionError({name!r})"
-        for name, call in CHANGES.items()
-    )
-    child(code, mnt)
+    child(EVERY_CHANGE_IS_REFUSED, mnt)
     assert (folder / "f").read_bytes() == b"one"
+
+
+def test_a_readonly_folder_refuses_every_change_also_where_the_mount_takes_them_and_after_a_restart(
+    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"f": b"one", "d/x": b""})
+    mounted()
+    assert forebay("fuse", "unmount", str(mnt)).code == 0
+    assert forebay("fuse", "mount", "--readonly", str(mnt), "/data").code == 0
+    child(EVERY_CHANGE_IS_REFUSED, mnt)
+    assert forebay("stop").code == 0
+    assert "readonly" in forebay("fuse", "stat").out.decode()
+    child(EVERY_CHANGE_IS_REFUSED, mnt)
+    assert (folder / "f").read_bytes() == b"one"
+
+
+def test_a_readonly_folder_is_not_asked_for_attributes_at_each_open_of_a_cached_file(
+    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"f": b"one"})
+    mounted()
+    assert forebay("fuse", "unmount", str(mnt)).code == 0
+    assert forebay("fuse", "mount", "--readonly", str(mnt), "/data").code == 0
+    child("for _ in range(100): assert open(argv[1], 'rb').read() == b'one'", mnt / "f")
+    (info,) = json.loads(forebay("fuse", "stat", "--json").out)
+    assert info["requests"]["OPEN"] == 100
+    assert info["requests"].get("GETATTR", 0) < 10
 
 
 def test_attributes_are_those_of_the_store_and_tell_where_a_file_is(

@@ -21,15 +21,18 @@ def mount(
     context: typer.Context,
     mountpoint: MountpointArgument,
     path: Annotated[str, typer.Argument(help="What of the tree to show there.")] = "/",
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Refuse every write; small files open faster, for training data.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a path of the tree at a local folder."""
-    body = {"mountpoint": os.path.abspath(mountpoint), "path": path}
+    body = {"mountpoint": os.path.abspath(mountpoint), "path": path, "readonly": readonly}
     info = connect(context).call("POST", "/v1/fuse/mount", body)
     if as_json:
         put_json(info)
         return
-    put(f"{quote_name(info['path'])} on {quote_name(info['mountpoint'])} ({info['mode']})")
+    put(f"{quote_name(info['path'])} on {quote_name(info['mountpoint'])} ({_mode(info)})")
     if info["mode"] != "passthrough" and info["mode_reason"]:
         note(f"cached files are read through the page cache: {info['mode_reason']}")
 
@@ -71,7 +74,11 @@ def stat(
 def _row(info: dict[str, Any]) -> tuple[str, ...]:
     requests = sum(info["requests"].values())
     numbers = (f"{count:,}" for count in (info["open_files"], info["nodes"], requests))
-    return (info["mountpoint"], info["path"], info["mode"], *numbers)
+    return (info["mountpoint"], info["path"], _mode(info), *numbers)
+
+
+def _mode(info: dict[str, Any]) -> str:
+    return f"{info['mode']}, readonly" if info["readonly"] else str(info["mode"])
 
 
 def _put_details(info: dict[str, Any]) -> None:
@@ -80,7 +87,7 @@ def _put_details(info: dict[str, Any]) -> None:
         {
             "mountpoint": info["mountpoint"],
             "path": info["path"],
-            "mode": info["mode"] + reason,
+            "mode": _mode(info) + reason,
             "kernel protocol": info["kernel_protocol"],
             "largest read": format_size(info["max_read_bytes"]),
             "read-ahead": format_size(info["readahead_bytes"]),

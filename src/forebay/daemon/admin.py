@@ -405,7 +405,8 @@ class Admin:
         return [asdict(info) for info in self._mounts.infos()]
 
     async def _mount_fuse(self, fields: Fields) -> Json:
-        return asdict(await self._mounts.mount(fields.text("mountpoint"), fields.path()))
+        mountpoint, readonly = fields.text("mountpoint"), fields.flag("readonly")
+        return asdict(await self._mounts.mount(mountpoint, fields.path(), readonly=readonly))
 
     async def _unmount_fuse(self, fields: Fields) -> None:
         await self._mounts.unmount(fields.text("mountpoint"), force=fields.flag("force"))

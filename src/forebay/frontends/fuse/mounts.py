@@ -20,7 +20,7 @@ from forebay.errors import AlreadyExists, FsError, NotADirectory, NotFound, Time
 from forebay.frontends.fuse import mounting
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.session import Session
-from forebay.vfs.control import ControlDb
+from forebay.vfs.control import ControlDb, FuseMount
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
 
@@ -35,6 +35,7 @@ class FuseInfo:
 
     mountpoint: str
     path: str  # of the tree, shown there
+    readonly: bool  # for the kernel: no mount of the tree is asked
     mode: str  # "passthrough" or "page cache"
     mode_reason: str  # why not passthrough; else ""
     kernel_protocol: str
@@ -58,7 +59,7 @@ class FuseMounts:
         self._closing: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
 
-    async def mount(self, mountpoint: str, path: str) -> FuseInfo:
+    async def mount(self, mountpoint: str, path: str, *, readonly: bool = False) -> FuseInfo:
         """Show a folder of the tree at a local folder, now and after every restart.
 
         Raises:
@@ -73,17 +74,19 @@ class FuseMounts:
                     path=mountpoint,
                 )
             await asyncio.to_thread(mounting.check_mountpoint, mountpoint)
-            session = await self._begin(mountpoint, paths.normalize(path))
-            self._control.add_fuse_mount(mountpoint, session.path)
+            mount = FuseMount(mountpoint, paths.normalize(path), readonly)
+            session = await self._begin(mount)
+            self._control.add_fuse_mount(mount)
             return _info(session)
 
-    async def _begin(self, mountpoint: str, path: str) -> Session:
+    async def _begin(self, mount: FuseMount) -> Session:
+        mountpoint, path = mount.mountpoint, mount.path
         entry = await self._fs.stat(path)
         if isinstance(entry, FileEntry):
             raise NotADirectory(f"{path} is a file; only a folder can be mounted", path=path)
-        fd = await mounting.mount(mountpoint, path)
+        fd = await mounting.mount(mountpoint, path, readonly=mount.readonly)
         folders = [folder.path for folder in self._settings.cache_folders]
-        session = Session(self._fs, fd, mountpoint, entry, self._clock, cache_folders=folders, on_end=self._ended)
+        session = Session(self._fs, fd, mount, entry, self._clock, cache_folders=folders, on_end=self._ended)
         try:
             session.start()
             async with asyncio.timeout(INIT_WAIT_S):
@@ -153,15 +156,16 @@ class FuseMounts:
     async def restore(self) -> None:
         """Bring back the mounts that the control database names; what cannot be is logged, and tried next time."""
         dead = {mount.mountpoint for mount in mounting.mounts_here()}
-        for mountpoint, path in self._control.fuse_mounts():
+        for mount in self._control.fuse_mounts():
+            mountpoint = mount.mountpoint
             try:
                 if mountpoint in dead:  # ours, since this home has no other daemon
                     await mounting.unmount(mountpoint, lazily=True)
                 async with self._lock:
                     await asyncio.to_thread(mounting.check_mountpoint, mountpoint)
-                    await self._begin(mountpoint, path)
+                    await self._begin(mount)
             except OSError as error:
-                log.error("fuse.not_restored", mountpoint=mountpoint, path=path, reason=str(error))
+                log.error("fuse.not_restored", mountpoint=mountpoint, path=mount.path, reason=str(error))
 
     async def close(self) -> None:
         """Unmount everything, to be brought back at the next start."""
@@ -181,6 +185,7 @@ def _info(session: Session) -> FuseInfo:
     return FuseInfo(
         mountpoint=session.mountpoint,
         path=session.path,
+        readonly=session.readonly,
         mode="page cache" if session.mode_reason else "passthrough",
         mode_reason=session.mode_reason,
         kernel_protocol=agreement.protocol,

@@ -24,6 +24,7 @@ from forebay.frontends.fuse.notifier import Notifier
 from forebay.frontends.fuse.operations import REFUSED, Operations
 from forebay.frontends.fuse.server import Answer, Server
 from forebay.frontends.fuse.wire import Owner, Request
+from forebay.vfs.control import FuseMount
 from forebay.vfs.entries import FolderEntry
 from forebay.vfs.filesystem import FileSystem
 
@@ -38,15 +39,16 @@ class Session:
         self,
         fs: FileSystem,
         fd: int,
-        mountpoint: str,
+        mount: FuseMount,
         root: FolderEntry,
         clock: Clock,
         *,
         cache_folders: Iterable[Path],
         on_end: Callable[["Session"], None],
     ) -> None:
-        self.mountpoint = mountpoint
+        self.mountpoint = mount.mountpoint
         self.path = root.path
+        self.readonly = mount.readonly
         self.mode_reason = "the kernel has not begun yet"  # why cached files do not go by passthrough; "" if they do
         self.readahead_bytes = 0
         self.is_ending = False  # by our own hand
