@@ -36,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 COMMAND_WITHIN_S = 600.0
 UPLOADED_WITHIN_S = 600.0
+KINDS = ("", "readonly", "small-files")  # of local folders: options of `forebay fuse mount`
 SMALL_BYTES = 110 * 1024
 FOLDERS = 10
 RTT_MS, MBPS = 20.0, 200.0  # the far store
@@ -285,21 +286,20 @@ class World:
                 raise RuntimeError(f"what was written is not in its store after {UPLOADED_WITHIN_S:g} s")
             time.sleep(0.1)
 
-    def show(self, name: str, *, readonly: bool = False) -> Path:
-        """Show /NAME at a local folder of its own, one for each kind, and return this folder."""
-        mountpoint = self._mountpoint(name, readonly=readonly)
+    def show(self, name: str, kind: str = "") -> Path:
+        """Show /NAME at a local folder of its own, one for each of KINDS, and return this folder."""
+        mountpoint = self._mountpoint(name, kind)
         mountpoint.mkdir(parents=True, exist_ok=True)
         self._mountpoints.add(mountpoint)
-        words = ["--readonly"] if readonly else []
-        self.forebay("fuse", "mount", *words, str(mountpoint), f"/{name}")
+        self.forebay("fuse", "mount", *([f"--{kind}"] if kind else []), str(mountpoint), f"/{name}")
         return mountpoint
 
-    def _mountpoint(self, name: str, *, readonly: bool) -> Path:
-        return self.scratch / "mnt" / (f"{name}.readonly" if readonly else name)
+    def _mountpoint(self, name: str, kind: str) -> Path:
+        return self.scratch / "mnt" / f"{name}{kind}"
 
     def unmount(self, name: str, *, free: bool = False) -> None:
         """Take it away, wherever it is shown; with `free` also what was cached: the next `mount` begins cold."""
-        for mountpoint in {self._mountpoint(name, readonly=kind) for kind in (False, True)} & self._mountpoints:
+        for mountpoint in {self._mountpoint(name, kind) for kind in KINDS} & self._mountpoints:
             self.forebay("fuse", "unmount", str(mountpoint))
             self._mountpoints.discard(mountpoint)
         if free:

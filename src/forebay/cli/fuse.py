@@ -22,18 +22,22 @@ def mount(
     mountpoint: MountpointArgument,
     path: Annotated[str, typer.Argument(help="What of the tree to show there.")] = "/",
     readonly: Annotated[
-        bool, typer.Option("--readonly", help="Refuse every write; small files open faster, for training data.")
+        bool, typer.Option("--readonly", help="Refuse every write, and open cached files faster.")
+    ] = False,
+    small_files: Annotated[
+        bool, typer.Option("--small-files", help="Readonly, and small files open fastest; for many of them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a path of the tree at a local folder."""
-    body = {"mountpoint": os.path.abspath(mountpoint), "path": path, "readonly": readonly}
+    kind = "small files" if small_files else "readonly" if readonly else "writable"
+    body = {"mountpoint": os.path.abspath(mountpoint), "path": path, "kind": kind}
     info = connect(context).call("POST", "/v1/fuse/mount", body)
     if as_json:
         put_json(info)
         return
     put(f"{quote_name(info['path'])} on {quote_name(info['mountpoint'])} ({_mode(info)})")
-    if info["mode"] != "passthrough" and info["mode_reason"]:
+    if info["mode_reason"]:
         note(f"cached files are read through the page cache: {info['mode_reason']}")
 
 
@@ -78,7 +82,7 @@ def _row(info: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _mode(info: dict[str, Any]) -> str:
-    return f"{info['mode']}, readonly" if info["readonly"] else str(info["mode"])
+    return str(info["mode"]) if info["kind"] == "writable" else f"{info['mode']}, {info['kind']}"
 
 
 def _put_details(info: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ from forebay.modes import ModeChange
 from forebay.observe.redact import Redactor
 from forebay.types import ByteRange
 from forebay.units import MIB
+from forebay.vfs.control import FolderKind
 from forebay.vfs.drafts import AnyFile, is_draft
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
@@ -405,8 +406,8 @@ class Admin:
         return [asdict(info) for info in self._mounts.infos()]
 
     async def _mount_fuse(self, fields: Fields) -> Json:
-        mountpoint, readonly = fields.text("mountpoint"), fields.flag("readonly")
-        return asdict(await self._mounts.mount(mountpoint, fields.path(), readonly=readonly))
+        kind = fields.one_of("kind", FolderKind.WRITABLE)
+        return asdict(await self._mounts.mount(fields.text("mountpoint"), fields.path(), kind))
 
     async def _unmount_fuse(self, fields: Fields) -> None:
         await self._mounts.unmount(fields.text("mountpoint"), force=fields.flag("force"))

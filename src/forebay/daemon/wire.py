@@ -6,7 +6,9 @@ queries as percent-encoded bytes.
 
 import json
 from collections.abc import Mapping
+from enum import StrEnum
 from math import isfinite
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from forebay import paths
@@ -17,6 +19,7 @@ from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.mounter import MountChanges
 
 Json = dict[str, object]
+OneOf = TypeVar("OneOf", bound=StrEnum)
 
 
 class Fields:
@@ -56,6 +59,14 @@ class Fields:
     def choice(self, name: str) -> str | None:
         """A text that may be missing."""
         return None if self._values.get(name) is None else self.text(name)
+
+    def one_of(self, name: str, default: OneOf) -> OneOf:
+        """A value of an enumeration, `default` if missing."""
+        kinds = type(default)
+        try:
+            return kinds(self.choice(name) or default)
+        except ValueError as error:
+            raise Invalid(f"the request's {name!r} must be one of: {', '.join(kinds)}") from error
 
     def flag(self, name: str) -> bool:
         """A truth value, False if missing."""

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mounts (path TEXT PRIMARY KEY, url TEXT NOT NULL, options TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pins (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fuse_mounts (mountpoint TEXT PRIMARY KEY, path TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS readonly_fuse_mounts (mountpoint TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fuse_kinds (mountpoint TEXT PRIMARY KEY, kind TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS renames (
     id INTEGER PRIMARY KEY, mount TEXT NOT NULL, location TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
     is_folder INTEGER NOT NULL, replaces INTEGER NOT NULL, phase TEXT NOT NULL
@@ -37,12 +37,20 @@ CREATE TABLE IF NOT EXISTS rename_copies (
 """
 
 
+class FolderKind(StrEnum):
+    """What a local folder is made for."""
+
+    WRITABLE = "writable"  # where the mounts that it shows are
+    READONLY = "readonly"  # the kernel refuses every change by itself
+    SMALL_FILES = "small files"  # readonly, and the kernel opens files without asking
+
+
 class FuseMount(NamedTuple):
     """A FUSE mount."""
 
     mountpoint: str
     path: str  # of the tree, shown there
-    readonly: bool  # for the kernel: no mount of the tree is asked
+    kind: FolderKind
 
 
 class Phase(StrEnum):
@@ -110,9 +118,13 @@ class ControlDb:
 
     def fuse_mounts(self) -> list[FuseMount]:
         """Every FUSE mount to bring back."""
-        readonly = {mountpoint for (mountpoint,) in self._db.execute("SELECT mountpoint FROM readonly_fuse_mounts")}
-        rows = self._db.execute("SELECT mountpoint, path FROM fuse_mounts")
-        return sorted(FuseMount(json.loads(place), json.loads(path), place in readonly) for place, path in rows)
+        rows = self._db.execute(
+            "SELECT mountpoint, path, kind FROM fuse_mounts LEFT JOIN fuse_kinds USING (mountpoint)"
+        )
+        return sorted(
+            FuseMount(json.loads(mountpoint), json.loads(path), FolderKind(kind or FolderKind.WRITABLE))
+            for mountpoint, path, kind in rows
+        )
 
     def add_folder(self, path: str) -> None:
         """Keep a virtual folder."""
@@ -143,18 +155,16 @@ class ControlDb:
 
     def add_fuse_mount(self, mount: FuseMount) -> None:
         """Keep a FUSE mount, to be brought back at the next start."""
-        place = json.dumps(mount.mountpoint)
+        mountpoint = json.dumps(mount.mountpoint)
         with self._changing() as db:
-            db.execute("INSERT OR REPLACE INTO fuse_mounts VALUES (?, ?)", (place, json.dumps(mount.path)))
-            db.execute("DELETE FROM readonly_fuse_mounts WHERE mountpoint = ?", (place,))
-            if mount.readonly:
-                db.execute("INSERT INTO readonly_fuse_mounts VALUES (?)", (place,))
+            db.execute("INSERT OR REPLACE INTO fuse_mounts VALUES (?, ?)", (mountpoint, json.dumps(mount.path)))
+            db.execute("INSERT OR REPLACE INTO fuse_kinds VALUES (?, ?)", (mountpoint, mount.kind))
 
     def remove_fuse_mount(self, mountpoint: str) -> None:
         """Forget a FUSE mount."""
         with self._changing() as db:
             db.execute("DELETE FROM fuse_mounts WHERE mountpoint = ?", (json.dumps(mountpoint),))
-            db.execute("DELETE FROM readonly_fuse_mounts WHERE mountpoint = ?", (json.dumps(mountpoint),))
+            db.execute("DELETE FROM fuse_kinds WHERE mountpoint = ?", (json.dumps(mountpoint),))
 
     # ------------------------------------------------------------------ renames
 

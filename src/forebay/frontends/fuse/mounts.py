@@ -20,7 +20,7 @@ from forebay.errors import AlreadyExists, FsError, NotADirectory, NotFound, Time
 from forebay.frontends.fuse import mounting
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.session import Session
-from forebay.vfs.control import ControlDb, FuseMount
+from forebay.vfs.control import ControlDb, FolderKind, FuseMount
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
 
@@ -35,7 +35,7 @@ class FuseInfo:
 
     mountpoint: str
     path: str  # of the tree, shown there
-    readonly: bool  # for the kernel: no mount of the tree is asked
+    kind: FolderKind
     mode: str  # "passthrough" or "page cache"
     mode_reason: str  # why not passthrough; else ""
     kernel_protocol: str
@@ -59,7 +59,7 @@ class FuseMounts:
         self._closing: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
 
-    async def mount(self, mountpoint: str, path: str, *, readonly: bool = False) -> FuseInfo:
+    async def mount(self, mountpoint: str, path: str, kind: FolderKind = FolderKind.WRITABLE) -> FuseInfo:
         """Show a folder of the tree at a local folder, now and after every restart.
 
         Raises:
@@ -74,7 +74,7 @@ class FuseMounts:
                     path=mountpoint,
                 )
             await asyncio.to_thread(mounting.check_mountpoint, mountpoint)
-            mount = FuseMount(mountpoint, paths.normalize(path), readonly)
+            mount = FuseMount(mountpoint, paths.normalize(path), kind)
             session = await self._begin(mount)
             self._control.add_fuse_mount(mount)
             return _info(session)
@@ -84,7 +84,7 @@ class FuseMounts:
         entry = await self._fs.stat(path)
         if isinstance(entry, FileEntry):
             raise NotADirectory(f"{path} is a file; only a folder can be mounted", path=path)
-        fd = await mounting.mount(mountpoint, path, readonly=mount.readonly)
+        fd = await mounting.mount(mountpoint, path, readonly=mount.kind is not FolderKind.WRITABLE)
         folders = [folder.path for folder in self._settings.cache_folders]
         session = Session(self._fs, fd, mount, entry, self._clock, cache_folders=folders, on_end=self._ended)
         try:
@@ -102,8 +102,7 @@ class FuseMounts:
         session.try_passthrough()
         session.readahead_bytes = mounting.set_readahead(mountpoint)
         self._sessions[mountpoint] = session
-        mode = session.mode_reason or "passthrough"
-        log.info("fuse.mounted", mountpoint=mountpoint, path=path, mode=mode)
+        log.info("fuse.mounted", mountpoint=mountpoint, path=path, kind=mount.kind, mode=session.mode)
         return session
 
     def _ended(self, session: Session) -> None:
@@ -185,8 +184,8 @@ def _info(session: Session) -> FuseInfo:
     return FuseInfo(
         mountpoint=session.mountpoint,
         path=session.path,
-        readonly=session.readonly,
-        mode="page cache" if session.mode_reason else "passthrough",
+        kind=session.kind,
+        mode=session.mode,
         mode_reason=session.mode_reason,
         kernel_protocol=agreement.protocol,
         max_read_bytes=agreement.max_read_bytes,

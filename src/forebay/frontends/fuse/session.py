@@ -18,13 +18,13 @@ from pathlib import Path
 from forebay.clock import Clock
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.device import Device
-from forebay.frontends.fuse.handshake import MAX_BACKGROUND, Agreement, agree
+from forebay.frontends.fuse.handshake import MAX_BACKGROUND, WANTED, WANTED_FOR_SMALL_FILES, Agreement, agree
 from forebay.frontends.fuse.nodes import Node
 from forebay.frontends.fuse.notifier import Notifier
 from forebay.frontends.fuse.operations import REFUSED, Operations
 from forebay.frontends.fuse.server import Answer, Server
 from forebay.frontends.fuse.wire import Owner, Request
-from forebay.vfs.control import FuseMount
+from forebay.vfs.control import FolderKind, FuseMount
 from forebay.vfs.entries import FolderEntry
 from forebay.vfs.filesystem import FileSystem
 
@@ -48,7 +48,7 @@ class Session:
     ) -> None:
         self.mountpoint = mount.mountpoint
         self.path = root.path
-        self.readonly = mount.readonly
+        self.kind = mount.kind
         self.mode_reason = "the kernel has not begun yet"  # why cached files do not go by passthrough; "" if they do
         self.readahead_bytes = 0
         self.is_ending = False  # by our own hand
@@ -58,8 +58,15 @@ class Session:
         self._device = Device(fd)
         self._notifier = Notifier(fd)
         self.operations = Operations(fs, self._device, root, Owner(os.getuid(), os.getgid()))
-        handlers = self.operations.handlers() | {abi.Opcode.INIT: self._init}
+        small_files = mount.kind is FolderKind.SMALL_FILES
+        self._wanted = WANTED_FOR_SMALL_FILES if small_files else WANTED
+        handlers = self.operations.handlers(opens=not small_files) | {abi.Opcode.INIT: self._init}
         self.server = Server(self._device, handlers, REFUSED, clock, lambda: on_end(self))
+
+    @property
+    def mode(self) -> str:
+        """How cached files are read."""
+        return "passthrough" if self.operations.handles.passthrough else "page cache"
 
     @property
     def agreement(self) -> Agreement:
@@ -83,7 +90,7 @@ class Session:
                 offered._replace(minor=abi.MINOR), flags=0, max_pages=1, max_background=1, stack_depth=0
             )
         try:
-            agreement = agree(offered)
+            agreement = agree(offered, self._wanted)
         except OSError as error:
             self.agreed.set_exception(error)
             raise
@@ -97,7 +104,10 @@ class Session:
         )
 
     def try_passthrough(self) -> None:
-        """Use passthrough if the kernel takes files of every cache folder."""
+        """Use passthrough if the kernel takes files of every cache folder, and tells of opens."""
+        if self.kind is FolderKind.SMALL_FILES:
+            self.mode_reason = ""
+            return
         self.mode_reason = self._passthrough_refusal()
         self.operations.handles.passthrough = not self.mode_reason
         self.operations.handles.passes_writes = self.agreement.passthrough_writes
