@@ -288,20 +288,27 @@ class World:
 
     def show(self, name: str, kind: str = "") -> Path:
         """Show /NAME at a local folder of its own, one for each of KINDS, and return this folder."""
-        mountpoint = self._mountpoint(name, kind)
+        mountpoint = self.shown(name, kind)
         mountpoint.mkdir(parents=True, exist_ok=True)
         self._mountpoints.add(mountpoint)
         self.forebay("fuse", "mount", *([f"--{kind}"] if kind else []), str(mountpoint), f"/{name}")
         return mountpoint
 
-    def _mountpoint(self, name: str, kind: str) -> Path:
+    def hide(self, name: str, kind: str = "") -> None:
+        """Show it there no more."""
+        mountpoint = self.shown(name, kind)
+        self.forebay("fuse", "unmount", str(mountpoint))
+        self._mountpoints.discard(mountpoint)
+
+    def shown(self, name: str, kind: str = "") -> Path:
+        """The local folder that shows it, or will."""
         return self.scratch / "mnt" / f"{name}{kind}"
 
     def unmount(self, name: str, *, free: bool = False) -> None:
         """Take it away, wherever it is shown; with `free` also what was cached: the next `mount` begins cold."""
-        for mountpoint in {self._mountpoint(name, kind) for kind in KINDS} & self._mountpoints:
-            self.forebay("fuse", "unmount", str(mountpoint))
-            self._mountpoints.discard(mountpoint)
+        for kind in KINDS:
+            if self.shown(name, kind) in self._mountpoints:
+                self.hide(name, kind)
         if free:
             self.forebay("fs", "free", f"/{name}")
         self.forebay("fs", "unmount", f"/{name}")
