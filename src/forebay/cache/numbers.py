@@ -19,7 +19,7 @@ class Place(NamedTuple):
     location: str  # the store's
     folder: str  # of the key, without a slash at its end
     dataset: Dataset
-    path: str  # the virtual folder that shows it
+    path: str  # the virtual folder that shows it; "" until somebody says
     cut: int  # how much of a name the mount's prefix takes; 0 but for a shared prefix
 
 
@@ -46,10 +46,12 @@ class Numbers:
         return len(self._ends)
 
     def place(self, place: Place) -> int:
-        """The number of a folder."""
+        """The number of a folder; one that was known without its path learns that."""
         known = self._place_numbers.setdefault((place.location, place.folder), len(self._places))
         if known == len(self._places):
             self._places.append(place)
+        elif not self._places[known].path:
+            self._places[known] = place
         return known
 
     def add(self, place: int, name: str) -> int:

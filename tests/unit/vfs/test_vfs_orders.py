@@ -15,7 +15,7 @@ from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
 from forebay.units import KIB, MIB
-from forebay.vfs.orders import TAKEN_AT_ONCE, WINDOW_SHARE, Job
+from forebay.vfs.orders import TAKEN_AT_ONCE, UNSEEN_BEHIND, WINDOW_SHARE, Job
 
 FILE = 64 * KIB
 
@@ -50,6 +50,16 @@ async def cached(rig: Rig, names: Sequence[str]) -> list[str]:
 
 def gets(rig: Rig, store: str = "s") -> int:
     return rig.memory(store).requests["get"]
+
+
+async def fetches(rig: Rig, count: int) -> bool:
+    """Does it fetch so many in all and no more, as far as the store answers now?"""
+    while rig.store("s").script or gets(rig) < count:
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    await rig.landed()
+    return gets(rig) == count
 
 
 async def epoch(rig: Rig, jobs: dict[Job, list[str]]) -> int:
@@ -94,6 +104,56 @@ async def test_what_is_announced_comes_before_it_is_read_and_in_its_order(tmp_pa
         await quiet(rig)
         assert sorted(await cached(rig, names)) == sorted(names[:6])
         assert gets(rig) == 6
+
+
+async def test_no_sample_is_fetched_before_one_whose_name_is_not_known_yet(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        later = await filled(rig, 4)
+        first = [f"/s/new/{index}" for index in range(3)]
+        for index, name in enumerate(first):
+            await rig.put("s", name[3:], data_of(f"s{index}"))
+        await rig.names("/s/d")
+        answers = [asyncio.Event() for _ in first]
+        for answer in answers:
+            rig.store("s").script.extend([Hang(answer), None])  # of the object, and of a folder of that name
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([*first, *later])
+        assert await fetches(rig, 0)
+        answers[1].set()
+        assert await fetches(rig, 0)
+        answers[0].set()
+        assert await fetches(rig, 2)
+        assert await cached(rig, first[:2]) == first[:2]
+        answers[2].set()
+        await quiet(rig)
+        assert await cached(rig, [*first, *later]) == [*first, *later]
+
+
+async def test_a_name_that_nobody_tells_holds_up_nothing_once_its_sample_was_read(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 4)
+        await rig.names("/s/d")
+        rig.store("s").script.append(Hang(asyncio.Event()))
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce(["/s/new/1", *names * UNSEEN_BEHIND])
+        assert await fetches(rig, 0)
+        job.advance(UNSEEN_BEHIND + 1)
+        assert await fetches(rig, 4)
+
+
+async def test_a_folder_of_which_something_was_cached_before_is_fetched_ahead_too(tmp_path: Path) -> None:
+    async with Rig(tmp_path, prefetch=False) as rig:
+        names = [f"/s/d/{folder}/{index}" for folder in "ab" for index in range(4)]
+        for index, name in enumerate(names):
+            await rig.put("s", name[3:], data_of(f"s{index}"))
+        await rig.mount("/s", "s")
+        await rig.read(names[7])
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce(names[:4])
+        await quiet(rig)  # what is cached of the data set is known now
+        job.announce(names[4:])
+        await quiet(rig)
+        assert await cached(rig, names) == names
 
 
 @pytest.mark.parametrize(("jobs", "each"), [(1, 16), (2, 8)])
