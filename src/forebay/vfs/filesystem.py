@@ -36,6 +36,7 @@ from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
 from forebay.vfs.journal import Journal
 from forebay.vfs.keeping import Keeper
+from forebay.vfs.links import Links, LocalFolders
 from forebay.vfs.listing import Listing, Wait, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.load_names import NamesEvent, load_names
@@ -82,6 +83,8 @@ class FileSystem:
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
         self.views: list[Callable[[], Awaitable[object]]] = []  # of kernel mounts: returns when one shows what was told
+        self.local_folders: LocalFolders = tuple  # who shows some, says where
+        self.links = Links(self)
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
         self.drafts = DraftTable()

@@ -29,7 +29,8 @@ from forebay.errors import Busy, FsError, Invalid, NoSpace
 from forebay.types import ByteRange
 from forebay.units import MIB
 from forebay.vfs.drafts import is_draft
-from forebay.vfs.entries import Entry, FileEntry, Found, Mount
+from forebay.vfs.entries import Entry, FileEntry, Found, Mount, is_link
+from forebay.vfs.links import Links
 from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.tree import Tree
 
@@ -56,13 +57,10 @@ class Host(Protocol):
     tree: Tree
     cache: Cache
     prefetcher: Prefetcher
+    links: Links
 
     def peek(self, folder: str, name: str) -> Found | None:
         """A lookup from memory."""
-        ...
-
-    async def stat(self, path: str, *, ahead: bool = False) -> Entry:
-        """The entry at a path; `ahead`: no reader waits for it."""
         ...
 
     def dataset(self, mount: Mount, key: str) -> Dataset:
@@ -163,7 +161,7 @@ class Orders:
                 datasets[dataset] = paths.join(mount.path, dataset.folder) if dataset.folder else mount.path
                 place = Place(mount.store.location, above, dataset, folder, len(start))
                 known = places[folder] = numbers.place(place), start
-            found.append(numbers.add(known[0], known[1] + name))
+            found.append(numbers.target(numbers.add(known[0], known[1] + name)))
         return found
 
     def follow(self, dataset: Dataset, path: str) -> None:
@@ -286,14 +284,17 @@ class Job:
             self._later.clear()
 
     def _take(self, names: Sequence[str]) -> None:
-        orders, coming = self._orders, self._orders.coming
+        self._orders.coming.announce(self.order, self._numbers(names))
+        self._catch_up()
+
+    def _numbers(self, names: Sequence[str]) -> list[int]:
+        """The numbers of what the job reads; its data sets are followed."""
         datasets: dict[Dataset, str] = {}
-        numbers = orders.numbers(names, datasets)
+        numbers = self._orders.numbers(names, datasets)
         for dataset, path in datasets.items():
             self.datasets.add(dataset)
-            orders.follow(dataset, path)
-        coming.announce(self.order, numbers)
-        self._catch_up()
+            self._orders.follow(dataset, path)
+        return numbers
 
     def advance(self, count: int) -> None:
         """The next `count` samples have been handed to the loader.
@@ -393,24 +394,35 @@ class Job:
             order.ahead += 1
             if order.is_used(position):
                 continue
-            path = self._orders.coming.numbers.path(order.number(position))
+            numbers = self._orders.coming.numbers
+            number = numbers.link(order.number(position))
+            path = numbers.path(number)
             found = self._orders.host.peek(*paths.split(path))
-            if found is None:
+            if found is None or found.entry is None or is_link(found.entry):
                 self._asked.add(position)
-                self._orders.spawn(self._ask(position, path), self)
+                self._orders.spawn(self._ask(position, number, path), self)
             elif isinstance(found.entry, FileEntry):
                 self._name(position, found.entry)
 
-    async def _ask(self, position: int, path: str) -> None:
+    async def _ask(self, position: int, number: int, path: str) -> None:
         entry: Entry | None = None
         try:
-            entry = await self._orders.host.stat(path, ahead=True)
+            entry = await self._orders.host.links.find(path, ahead=True)
+            if isinstance(entry, FileEntry) and entry.path != path:
+                self._lead(number, entry.path)
         except FsError as error:
             log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
         self._asked.remove(position)
         if isinstance(entry, FileEntry) and not self.order.is_used(position):
             self._name(position, entry)
         self._go_on()
+
+    def _lead(self, link: int, path: str) -> None:
+        """What was announced by a symbolic link is the file at a path."""
+        coming = self._orders.coming
+        (target,) = self._numbers([path])
+        if target != coming.numbers.target(link):
+            coming.lead(link, target)
 
     def _name(self, position: int, entry: FileEntry) -> None:
         self._named[position] = entry

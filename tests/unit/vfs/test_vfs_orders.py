@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import Busy, Invalid
+from forebay.stores.posix import posix_of
 from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
@@ -18,6 +19,7 @@ from forebay.units import KIB, MIB
 from forebay.vfs.orders import TAKEN_AT_ONCE, UNSEEN_BEHIND, WINDOW_SHARE, Job
 
 FILE = 64 * KIB
+LINK_BYTES = len("../d/0000")
 
 
 def data_of(key: str) -> bytes:
@@ -418,6 +420,73 @@ async def test_a_name_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None
         job.announce([names[0], "/s/d/none", *names[1:]])
         await quiet(rig)
         assert await cached(rig, names) == names
+
+
+async def linked(rig: Rig, targets: Sequence[str]) -> list[str]:
+    """Links to paths of the mount /s, neither they nor any names known or cached; their paths."""
+    names = [f"/s/l/{index:04}" for index in range(len(targets))]
+    for name, target in zip(names, targets, strict=True):
+        await rig.fs.changes.symlink(name, f"..{target.removeprefix('/s')}", posix_of(0o777, 0, 0))
+    await rig.fs.free("/s/l")
+    await rig.fs.refresh("/s")
+    return names
+
+
+async def test_what_is_announced_by_links_is_fetched_ahead_and_used_up_as_what_they_lead_to(tmp_path: Path) -> None:
+    async with Rig(tmp_path, readahead_bytes=4 * FILE) as rig:
+        names = await filled(rig, 20)
+        links = await linked(rig, names)
+        job = rig.fs.orders.open_job("train", 0)
+        traffic = dict(rig.fs.tree.ledger)["/s"]
+        waits = traffic.lookup_waits.count
+        job.announce(links)
+        await quiet(rig)
+        assert (traffic.hits, traffic.misses, traffic.lookup_waits.count) == (0, 0, waits), "no reader has come yet"
+        assert await cached(rig, names) == names[:4]
+        assert await cached(rig, links) == links[:4], "whoever follows a link reads it first"
+        await read(rig, names[0])
+        await read(rig, names[1])
+        await quiet(rig)
+        assert await cached(rig, names) == names[:6]
+
+
+async def test_links_that_lead_to_no_file_hold_nothing_up(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 3)
+        odd = await linked(rig, ["/s/none", "/s/l/0001", "/s/d", "/../nowhere", "/s/d"])
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([names[0], *odd[:4], names[1], f"{odd[4]}/{names[2][-4:]}", f"{odd[4]}/none"])
+        await quiet(rig)
+        assert await cached(rig, names) == names
+
+
+async def test_what_is_announced_by_links_once_more_is_fetched_ahead_with_the_links_once_more(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 3)
+        links = await linked(rig, [*names[:2], "/s/d"])
+        job = rig.fs.orders.open_job("train", 0)
+        for _ in range(2):
+            await rig.fs.free("/s")
+            job.announce([*links[:2], f"{links[2]}/0002"])
+            await quiet(rig)
+            assert await cached(rig, names) == names
+            assert await cached(rig, links) == links
+
+
+async def test_by_links_the_cache_hits_as_often_as_by_the_paths_they_lead_to(tmp_path: Path) -> None:
+    async with Rig(tmp_path, capacity_bytes=10 * FILE + 20 * LINK_BYTES, readahead_bytes=FILE) as rig:
+        names = await filled(rig, 20)
+        links = await linked(rig, names)
+        chance = random.Random(2)
+        job = rig.fs.orders.open_job("train", 0)
+        fetched = []
+        for _ in range(4):
+            order = chance.sample(range(20), 20)
+            job.announce([links[index] for index in order])
+            before = dict(rig.fs.tree.ledger)["/s"].bytes_from_store
+            await epoch(rig, {job: [names[index] for index in order]})
+            fetched.append((dict(rig.fs.tree.ledger)["/s"].bytes_from_store - before) // FILE)
+        assert fetched == [20, 10, 10, 10]
 
 
 async def test_names_below_a_shared_prefix_are_found(tmp_path: Path) -> None:
