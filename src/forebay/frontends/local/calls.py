@@ -149,7 +149,7 @@ class Calls:
     async def _walk(self, fields: Json) -> AsyncGenerator[list[Json], None]:
         path = _path(fields)
         real = await self._links.place(path)
-        async for files in self._fs.walk(real):
+        async for files in self._fs.walk(real, reads=True):
             for start in range(0, len(files), ROWS):
                 some = files[start : start + ROWS]
                 yield [row_of(file, _seen_from(path, real, file.path)) for file in some]
