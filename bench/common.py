@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -335,6 +335,11 @@ def shuffled_paths(folder: Path, seed: int) -> list[str]:
     return paths
 
 
+def shuffled_keys(folder: Path, seed: int) -> list[str]:
+    """The keys of the same files in the same order."""
+    return [os.path.relpath(path, folder) for path in shuffled_paths(folder, seed)]
+
+
 def read_files(paths: list[str]) -> float:
     """Read whole files one after the other as loaders do, by Python's open() and read(); files per second."""
     begin = time.perf_counter()
@@ -364,6 +369,41 @@ def read_large(path: Path, step: int = 1 << 20) -> float:
         while got := file.readinto(room):
             total += got
     return total / (time.perf_counter() - begin)
+
+
+class Program:
+    """A process of a script beside this one: it says `ready`, and answers each line that it is told with a number."""
+
+    def __init__(self, script: str, child: "subprocess.Popen[str]") -> None:
+        self._script = script
+        self._child = child
+
+    def ask(self, line: str = "") -> float:
+        """Tell it a line; its answer."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{line}\n")
+        self._child.stdin.flush()
+        return float(self._hear())
+
+    def _hear(self) -> str:
+        assert self._child.stdout is not None
+        answer = self._child.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self._script} failed; its reason is above")
+        return answer
+
+    @classmethod
+    @contextmanager
+    def started(cls, script: str, *words: str, environment: Mapping[str, str] | None = None) -> Iterator[Self]:
+        """One that is ready; ended with the context.  Its environment has these variables too."""
+        command = leashed([sys.executable, str(HERE / script), *words])
+        variables = os.environ | (environment or {})
+        with subprocess.Popen(
+            command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            program = cls(script, child)
+            assert program._hear() == "ready\n"
+            yield program
 
 
 class Readers:

@@ -10,22 +10,18 @@ and for 200 to 300 us a processor is idle, as the daemon wakes up on the other o
 with a daemon of real-time priority, of a short time slice, bound to one processor, or awake between requests.  Nothing
 goes to the store.  The price is that of asking at all: a FUSE server that does nothing but answer (`bare_fuse.py`) pays
 it too.  In a folder for small files only the IOCTL is left.
+
+`make test-frameworks` installs what it needs.
 """
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from common import HERE, Figure, Result, World, in_turns, ratio, save, say
-from forebay.testing.leash import leashed
+from common import Figure, Program, Result, World, in_turns, ratio, save, say
 from rivals import bare
 
 COUNT = 2000
@@ -63,7 +59,8 @@ def measure(world: World) -> Result:
             sides = {}
             for side, way in ways.items():
                 folder = folders[side.partition(", ")[2]]
-                sides[side] = partial(_epoch, readers.enter_context(_reader(world, way, folder)))
+                reader = Program.started("pictures_reader.py", way, str(folder), environment=world.environment)
+                sides[side] = readers.enter_context(reader).ask
             runs |= in_turns(ROUNDS, sides)
     size = sum(path.stat().st_size for path in local.rglob("*.jpg")) // COUNT
     return Result(
@@ -94,27 +91,6 @@ def _make_pictures(folder: Path) -> Path:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(make, range(COUNT)))
     return folder
-
-
-@contextmanager
-def _reader(world: World, way: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has read the folder once."""
-    command = leashed([sys.executable, str(HERE / "pictures_reader.py"), way, str(folder)])
-    environment = os.environ | world.environment
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout is not None
-        if reader.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{way} failed; make test-frameworks installs it")
-        yield reader
-
-
-def _epoch(reader: subprocess.Popen[str]) -> float:
-    """One more epoch; images per second."""
-    assert reader.stdin is not None
-    assert reader.stdout is not None
-    reader.stdin.write("\n")
-    reader.stdin.flush()
-    return float(reader.stdout.readline())
 
 
 if __name__ == "__main__":

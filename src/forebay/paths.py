@@ -65,6 +65,19 @@ def check_name(name: str) -> None:
         raise Invalid(f"{name!r} is no name of a file", path=name)
 
 
+def is_utf8(name: str) -> bool:
+    """Is it text, and no bytes that are none?
+
+    >>> is_utf8("é"), is_utf8("\\udcff")
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def join(folder: str, name: str) -> str:
     """The path of `name` in `folder`; both already in normal form."""
     return f"/{name}" if folder == "/" else f"{folder}/{name}"

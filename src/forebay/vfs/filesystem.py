@@ -36,6 +36,7 @@ from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
 from forebay.vfs.journal import Journal
 from forebay.vfs.keeping import Keeper
+from forebay.vfs.links import Links, LocalFolders
 from forebay.vfs.listing import Listing, Wait, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.load_names import NamesEvent, load_names
@@ -82,6 +83,8 @@ class FileSystem:
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
         self.views: list[Callable[[], Awaitable[object]]] = []  # of kernel mounts: returns when one shows what was told
+        self.local_folders: LocalFolders = tuple  # who shows some, says where
+        self.links = Links(self)
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
         self.drafts = DraftTable()
@@ -164,7 +167,7 @@ class FileSystem:
             return Found(None, VIRTUAL_TTL_S)
         if name_of(prefix + name, prefix) != name:
             return Found(None, mount.ttl_s)
-        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
+        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not paths.is_utf8(name):
             return Found(None, mount.ttl_s)
         with nullcontext() if ahead else mount.traffic.waits_for_name(self.monotonic):
             return await self.metadata.lookup(mount, folder, prefix, name)
@@ -223,12 +226,14 @@ class FileSystem:
         self,
         path: str,
         *,
+        reads: bool = False,
         on_hidden: Callable[[int], None] = lambda _: None,
         on_folders: Callable[[list[FolderEntry]], None] = lambda _: None,
     ) -> AsyncIterator[list[FileEntry]]:
         """Every file at or below a path, page by page.
 
         Args:
+            reads: a reader waits for it.
             on_hidden: told how many keys of a page no file name can show.
             on_folders: told, before each page, of folders in it that are objects themselves, as empty ones are.
 
@@ -253,14 +258,15 @@ class FileSystem:
             def tell_folders(folders: list[FolderEntry]) -> None:
                 on_folders([folder for folder in folders if is_shown(folder)])
 
-            async with contextlib.aclosing(self.metadata.walk(mount, path, prefix, on_hidden, tell_folders)) as pages:
+            pages = self.metadata.walk(mount, path, prefix, on_hidden, tell_folders, reads=reads)
+            async with contextlib.aclosing(pages):
                 async for files in pages:
                     shown = [file for file in files if file.path not in told] if told else files
                     yield [file for file in shown if is_shown(file)] if inner else shown
         for other in inner:
             if self.tree.locate(paths.split(other.path)[0]).mount in (mount, None):
-                async for files_below in self.walk(other.path, on_hidden=on_hidden, on_folders=on_folders):
-                    yield files_below
+                async for below in self.walk(other.path, reads=reads, on_hidden=on_hidden, on_folders=on_folders):
+                    yield below
 
     def hidden(self, path: str) -> int:
         """How many keys of a listed folder no file name can show."""
@@ -585,11 +591,3 @@ class FileSystem:
             "metadata_requests": self.metadata.store_requests,
             "names_known": len(self.metadata.folders),
         }
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

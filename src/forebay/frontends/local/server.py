@@ -27,7 +27,6 @@ from forebay.frontends.local.orders import Job, Orders
 from forebay.frontends.local.sessions import Session, Sessions
 from forebay.frontends.local.shelf import Shelf
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.links import Links, LocalFolders
 
 log = structlog.get_logger()
 
@@ -58,7 +57,6 @@ class LocalServer:
         clock: Clock,
         *,
         clean: Callable[[str], str],
-        local_folders: LocalFolders,
         orders: Orders,
     ) -> None:
         """`clean` takes secrets out of a message."""
@@ -67,8 +65,7 @@ class LocalServer:
         self._clock = clock
         self._path = path
         self._clean = clean
-        self._links = Links(fs, local_folders)
-        self._calls = Calls(fs, self._links, orders, local_folders)
+        self._calls = Calls(fs, orders)
         self._sessions = Sessions()
         self._programs: dict[Link, _Program] = {}
         self._listener: socket.socket | None = None
@@ -157,7 +154,7 @@ class LocalServer:
             raise BadFrame(f"no request is of kind {frame.kind}")
 
     def _batch(self, link: Link, request: int) -> Batch:
-        return Batch(self._fs, self._links, self._shelf, link, request, self._explain)
+        return Batch(self._fs, self._shelf, link, request, self._explain)
 
     def _begin(self, batch: Batch, frame: Frame) -> None:
         wanted = parse_paths(frame.body)
