@@ -12,6 +12,7 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from typing import cast
 
 from forebay import paths
@@ -34,6 +35,7 @@ from forebay.vfs.drafting import Drafting, is_back, meta_of
 from forebay.vfs.drafts import Draft, changed_posix
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry
 from forebay.vfs.renames import Progress
+from forebay.vfs.sending import NOTHING
 
 LINK_BYTES_MAX = 4096  # PATH_MAX
 LINK_MODE = stat.S_IFLNK | 0o777
@@ -54,24 +56,34 @@ class Changes(Drafting):
         mount, key = self._host.writer.writable(path)
         async with self._alone(path), self._held(path, lets_go=_is_only_here) as draft:
             await self._renames.settle(mount, key)
-            if draft is None:
+            if draft is not None:
+                await self._remove_draft(draft)
+            else:
                 entry = await self._host.stat(path)
                 if isinstance(entry, FolderEntry):
                     raise IsADirectory(f"{path} is a folder", path=path)
                 await self._keep_open(entry)
-            if draft is not None and _is_only_here(draft):
-                await self._leave(draft)
-            elif draft is None or draft.base is not None or draft.offered:
-                async with self.folder_kept(path):
-                    await self._uploader.recorder.settle()
-                    await self._uploader.leaving.left(mount, key)
-                    await self._host.metadata.foresee(paths.split(path)[0])
-                    await self._host.metadata.answer(mount, mount.store.delete(key))
-            if draft is not None:
-                draft.base = draft.base_sums = draft.stored = None
-                await self._end(draft)
+                await self._delete(mount, path, key)
         await self._host.kept.forget(mount.store.location, key)
         await self._host.learn_file(path, None)
+
+    async def _remove_draft(self, draft: Draft) -> None:
+        may_be_stored = draft.base is not None or (bool(draft.offered) and not is_back(draft))
+        if may_be_stored:
+            async with self._giving_way(draft, void_if=NOTHING):
+                await self._delete(draft.mount, draft.path, draft.key)
+        else:
+            await self._leave(draft)
+        draft.base = draft.base_sums = draft.stored = None
+        await self._end(draft, is_replaced=may_be_stored)
+
+    async def _delete(self, mount: Mount, path: str, key: str) -> None:
+        """Have the store remove a file."""
+        async with self.folder_kept(path):
+            await self._uploader.recorder.settle()
+            await self._uploader.leaving.left(mount, key)
+            await self._host.metadata.foresee(paths.split(path)[0])
+            await self._host.metadata.answer(mount, mount.store.delete(key))
 
     async def _leave(self, draft: Draft) -> None:
         """The key of a draft is not its own any more: what the store may have of it there is to go."""
@@ -162,14 +174,9 @@ class Changes(Drafting):
                 await self._keep_open(there)
             moved = None
             if draft is None or draft.base is not None:
-                if replaced is not None:  # a crash may leave it in the journal, and the other in its place in the store
-                    await self._uploader.recorder.amend(replaced, replaced_by=old_key)
-                try:
+                gives_way = self._giving_way(replaced, replaced_by=old_key) if replaced is not None else nullcontext()
+                async with gives_way:
                     moved = await self._rename_stored(entry, draft, target, target_key)
-                except FsError:
-                    if replaced is not None:
-                        await self._uploader.recorder.amend(replaced)
-                    raise
             if draft is None:
                 assert moved is not None
                 self._move_cached(entry, moved)
@@ -179,7 +186,7 @@ class Changes(Drafting):
                 await self._leave(draft)
                 await self._uploader.move(draft, target, target_key, base, [] if replaced is None else replaced.offered)
             if replaced is not None:  # last: until then, a crash leaves what was acknowledged there
-                await self._end(replaced)
+                await self._end(replaced, is_replaced=True)
         if moved is None or not isinstance(mount.store, AttributedStore):  # else it has gone along
             await self._host.kept.move(mount.store.location, old_key, target_key)
         await self._host.learn_file(source, None)

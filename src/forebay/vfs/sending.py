@@ -77,6 +77,9 @@ class Offer(NamedTuple):
     digest: str  # of the checksums of the pages, xxh3-128
 
 
+NOTHING = Offer(-1, "")  # no object: the store was asked to remove it
+
+
 OnOffer = Callable[[Offer], Awaitable[None]]
 
 
