@@ -8,6 +8,7 @@ write mode, save those of files that the store does not have yet: these change h
 open goes on after its name is gone.
 """
 
+import asyncio
 import contextlib
 import os
 import stat
@@ -127,6 +128,23 @@ class Changes(Drafting):
             attributes = None if folder.posix is None else Attributes(*folder.posix[:3])
             await self._host.metadata.answer(mount, mount.store.put(key + "/", b"", attributes=attributes))
 
+    async def settle_renames(self, path: str) -> bool:
+        """Return when no rename that was interrupted is left to be finished at, above or below a path; False: none was.
+
+        What is there is moved by that, or moved back: who changes names looks what they are after this.
+
+        Raises:
+            FsError: the store failed.
+        """
+        mount, key = self._host.tree.locate(path)
+        return mount is not None and await self._renames.settle(mount, *([] if path == mount.path else [key]))
+
+    async def rest(self, path: str) -> None:
+        """The same, of renames that are under way too; for who holds nothing that they wait for."""
+        while live := [ended for places, ended in self._under_way if any(_meet(path, place) for place in places)]:
+            await live[0].wait()
+        await self.settle_renames(path)
+
     async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
         """Move a file or a folder, over a file or an empty folder if need be; for `progress` see `Renames.rename`.
 
@@ -146,6 +164,16 @@ class Changes(Drafting):
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
         await self._renames.settle(mount, key, target_key)
+        self._under_way.append(((source, target), ended := asyncio.Event()))
+        try:
+            await self._rename(source, target, target_key, replace, progress)
+        finally:
+            self._under_way.remove(((source, target), ended))
+            ended.set()
+
+    async def _rename(
+        self, source: str, target: str, target_key: str, replace: bool, progress: Progress | None
+    ) -> None:
         entry = await self._host.stat(source)
         there = (await self._host.lookup(*paths.split(target))).entry
         if there is not None and not replace:
@@ -159,7 +187,7 @@ class Changes(Drafting):
         else:
             if isinstance(there, FileEntry):
                 raise NotADirectory(f"{target} is a file", path=target)
-            await self._rename_folder(mount, entry, there, target, progress)
+            await self._rename_folder(entry, there, target, progress)
 
     async def _rename_file(self, entry: FileEntry, there: Entry | None, target: str, target_key: str) -> None:
         source, mount, old_key = entry.path, entry.mount, entry.key
@@ -226,9 +254,10 @@ class Changes(Drafting):
             os.unlink(path)
 
     async def _rename_folder(
-        self, mount: Mount, entry: FolderEntry, there: Entry | None, target: str, progress: Progress | None
+        self, entry: FolderEntry, there: Entry | None, target: str, progress: Progress | None
     ) -> None:
-        source = entry.path
+        source, mount = entry.path, entry.mount
+        assert mount is not None
         source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
         if there is not None:
             await self.rmdir(target)
@@ -319,6 +348,8 @@ class Changes(Drafting):
     async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
         """Set an attribute of a file or folder, or take it away."""
         mount, key = self._host.writer.writable(entry.path)
+        if await self.settle_renames(entry.path):
+            await self._host.stat(entry.path)
         await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
 
     async def set_attributes(self, path: str, wanted: Attributes) -> Entry:
@@ -333,6 +364,7 @@ class Changes(Drafting):
             draft.amend(wanted)
             await self._uploader.amend(draft)
             return draft.entry()
+        await self.settle_renames(path)
         entry = await self._host.stat(path)
         if not mount.store.capabilities.attributes:
             raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
@@ -353,6 +385,10 @@ class Changes(Drafting):
             self._move_cached(entry, changed)
         await self._host.learn_file(entry.path, changed)
         return changed
+
+
+def _meet(path: str, other: str) -> bool:
+    return paths.is_within(path, other) or paths.is_within(other, path)
 
 
 def _is_only_here(draft: Draft) -> bool:

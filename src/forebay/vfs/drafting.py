@@ -19,7 +19,6 @@ from typing import Protocol
 from forebay import failpoints, paths
 from forebay.cache.cache import Cache
 from forebay.cache.cachedfile import Source
-from forebay.clock import Clock
 from forebay.errors import (
     AlreadyExists,
     FsError,
@@ -102,18 +101,16 @@ class Host(Protocol):
 class Drafting:
     """See the module."""
 
-    def __init__(
-        self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames, clock: Clock
-    ) -> None:
+    def __init__(self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames) -> None:
         self._host = host
         self._table = table
         self._staging = staging
         self._uploader = uploader
         self._renames = renames
-        self._clock = clock
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
         self._marked: set[str] = set()  # folders that stay when their last file goes
+        self._under_way: list[tuple[tuple[str, str], asyncio.Event]] = []  # renames, and what is set when they end
 
     # ------------------------------------------------------------------ files
 
@@ -378,7 +375,8 @@ class Drafting:
         opened = OpenDraft(draft, self._host.scratch, self._closed, os.O_WRONLY)
         try:
             async with self._alone(path), self._held(path, lets_go=is_back) as before:
-                await self._renames.settle(mount, key)
+                if await self._renames.settle(mount, key):
+                    await self._host.writer.check_target(path, overwrite=overwrite)
                 await self._put_in_place(draft, before, attributes)
         except BaseException as error:
             await self._end(draft)

@@ -90,7 +90,7 @@ class FileSystem:
         self.uploader = Uploader(self, self.drafts, self.staging, self.journal, clock)
         self.renames = Renames(control, self.metadata)
         self.renames.on_resumed = self.tell
-        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames, clock)
+        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames)
         self.mounter = Mounter(self)
         self.keeper = Keeper(self.tree, cache)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -496,6 +496,7 @@ class FileSystem:
                 return
             raise AlreadyExists("/ exists already", path=path)
         folder, name = paths.split(path)
+        await self.changes.settle_renames(path)
         entry = (await self.lookup(folder, name)).entry if await self.has_folder(folder, parents) else None
         if isinstance(entry, FolderEntry) and parents:
             return
@@ -536,6 +537,7 @@ class FileSystem:
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
+            await self.changes.settle_renames(path)
             await self.stat(path)
             await self.changes.rmdir(path)
         self.tell(path)

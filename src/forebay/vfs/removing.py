@@ -42,6 +42,8 @@ async def remove(host: Host, path: str, *, recursive: bool, force: bool) -> int:
     mounts = host.tree.below(path)
     if not force:
         _refuse_mounts(path, [mount.path for mount in mounts])
+    for place in [path, *(mount.path for mount in mounts)]:
+        await host.changes.rest(place)
     if isinstance(await host.stat(path), FileEntry):
         await host.changes.unlink(path)
         return 1
