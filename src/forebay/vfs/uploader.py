@@ -545,7 +545,7 @@ class Uploader:
         entry = file_entry(draft.path, draft.mount, draft.meta)
         pages, sums = draft.content.pages(), draft.stored.sums
         if not draft.content.is_whole:
-            sums = await self.pool(sums_of, draft.content.fd, pages)
+            sums = await self.pool(partial(sums_of, pages=pages), draft.content.fd)
         if not await self.recorder.is_stored(draft) or draft.handles or draft.is_gone or draft.has_new_attributes:
             return
         if pages:
