@@ -26,17 +26,18 @@ from forebay.errors import (
     IsADirectory,
     NotADirectory,
     NotEmpty,
-    NotFound,
     Unsupported,
 )
-from forebay.stores.base import AttributesStore, FolderStore
+from forebay.stores.base import AttributesStore
 from forebay.types import Attributes, Posix
 from forebay.vfs.attributed import AttributedStore
-from forebay.vfs.drafting import Drafting, is_back, meta_of
-from forebay.vfs.drafts import Draft, changed_posix
+from forebay.vfs.drafting import Drafting, Host, is_back, meta_of
+from forebay.vfs.drafts import Draft, DraftTable, changed_posix
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry
-from forebay.vfs.renames import Progress
+from forebay.vfs.renames import Progress, Renames
 from forebay.vfs.sending import NOTHING
+from forebay.vfs.staging import Staging
+from forebay.vfs.uploader import Uploader
 
 LINK_BYTES_MAX = 4096  # PATH_MAX
 LINK_MODE = stat.S_IFLNK | 0o777
@@ -44,6 +45,10 @@ LINK_MODE = stat.S_IFLNK | 0o777
 
 class Changes(Drafting):
     """See the module."""
+
+    def __init__(self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames) -> None:
+        super().__init__(host, table, staging, uploader, renames)
+        self._under_way: list[tuple[tuple[str, str], asyncio.Event]] = []  # renames, and what is set when they end
 
     # ------------------------------------------------------------------ names
 
@@ -80,7 +85,7 @@ class Changes(Drafting):
 
     async def _delete(self, mount: Mount, path: str, key: str) -> None:
         """Have the store remove a file."""
-        async with self.folder_kept(path):
+        async with self._host.staying.without(path):
             await self._uploader.recorder.settle()
             await self._uploader.leaving.left(mount, key)
             await self._host.metadata.foresee(paths.split(path)[0])
@@ -96,37 +101,6 @@ class Changes(Drafting):
         if entry.mount.open_files and self._host.cache.is_open(self._host.source(entry)) and not self._is_here(entry):
             with contextlib.suppress(FsError):
                 await self._host.fetch(entry)
-
-    @contextlib.asynccontextmanager
-    async def folder_kept(self, path: str) -> AsyncIterator[None]:
-        """What is at a path is removed meanwhile: as on a disk, its folder stays, though nothing is left in it."""
-        mount = self._host.tree.locate(path).mount
-        if mount is None or path == mount.path:  # its folder is none of a store
-            yield
-            return
-        await self._keep_folder(mount, path)
-        above = await self._host.stat(paths.split(path)[0])
-        yield
-        await self._bring_back(mount, above)
-
-    async def _keep_folder(self, mount: Mount, path: str) -> None:
-        """A folder that is only the beginning of keys would go with its last one."""
-        folder = paths.split(path)[0]
-        if folder == mount.path or mount.store.capabilities.folders or folder in self._marked:
-            return
-        await self._host.writer.make_marker(mount, self._host.tree.locate(folder).key + "/")
-        self._marked.add(folder)
-
-    async def _bring_back(self, mount: Mount, folder: Entry) -> None:
-        """Stores whose folders exist by themselves let one go with its last file."""
-        if folder.path == mount.path or not mount.store.capabilities.folders:
-            return
-        key = self._host.tree.locate(folder.path).key
-        try:
-            await self._host.metadata.answer(mount, cast(FolderStore, mount.store).stat(key))
-        except NotFound:
-            attributes = None if folder.posix is None else Attributes(*folder.posix[:3])
-            await self._host.metadata.answer(mount, mount.store.put(key + "/", b"", attributes=attributes))
 
     async def settle_renames(self, path: str) -> bool:
         """Return when no rename that was interrupted is left to be finished at, above or below a path; False: none was.
@@ -192,7 +166,7 @@ class Changes(Drafting):
     async def _rename_file(self, entry: FileEntry, there: Entry | None, target: str, target_key: str) -> None:
         source, mount, old_key = entry.path, entry.mount, entry.key
         if paths.split(source)[0] != paths.split(target)[0]:  # else the folder has the target, at least
-            await self._keep_folder(mount, source)
+            await self._host.staying.keep_above(mount, source)
         await self._uploader.recorder.settle()
         for path in (source, target):
             await self._host.metadata.foresee(paths.split(path)[0])
@@ -268,7 +242,7 @@ class Changes(Drafting):
                 if draft.base is not None:
                     await self._uploader.storing.store(draft)
             await self._uploader.recorder.settle()
-            await self._keep_folder(mount, source)
+            await self._host.staying.keep_above(mount, source)
             try:
                 await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
             finally:
@@ -298,16 +272,8 @@ class Changes(Drafting):
         if mount is not None:
             await self._uploader.leaving.left(mount, self._host.tree.locate(path).key, below=True)
         await self._host.writer.remove_marker(path)
-        await self._keep_folder(self._host.writer.writable(path)[0], path)
-        self.unmark(path)
-
-    def mark(self, path: str) -> None:
-        """A folder was made: it stays when its last file goes, and need not be kept from going with that."""
-        self._marked.add(path)
-
-    def unmark(self, path: str) -> None:
-        """What was done to keep folders at or below a path is undone, since they have gone."""
-        self._marked = {folder for folder in self._marked if not paths.is_within(folder, path)}
+        await self._host.staying.keep_above(self._host.writer.writable(path)[0], path)
+        self._host.staying.gone(path)
 
     async def symlink(self, path: str, target: str, owner: Posix) -> FileEntry:
         """Make a symbolic link: an object that holds the target's name, and is marked as a link.

@@ -36,6 +36,7 @@ from forebay.vfs.openfile import OpenFile
 from forebay.vfs.renames import Renames
 from forebay.vfs.sending import Offer, offer_of
 from forebay.vfs.staging import Staging
+from forebay.vfs.staying import Staying
 from forebay.vfs.tree import Tree
 from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
@@ -55,6 +56,7 @@ class Host(Protocol):
     cache: Cache
     kept: KeptAttributes
     writer: Writer
+    staying: Staying
     scratch: memoryview
 
     async def stat(self, path: str) -> Entry:
@@ -109,8 +111,6 @@ class Drafting:
         self._renames = renames
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
-        self._marked: set[str] = set()  # folders that stay when their last file goes
-        self._under_way: list[tuple[tuple[str, str], asyncio.Event]] = []  # renames, and what is set when they end
 
     # ------------------------------------------------------------------ files
 

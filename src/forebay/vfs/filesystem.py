@@ -48,6 +48,7 @@ from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.removing import remove
 from forebay.vfs.renames import Renames
 from forebay.vfs.staging import Staging
+from forebay.vfs.staying import Staying
 from forebay.vfs.tree import OpenStore, Tree
 from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
@@ -84,6 +85,7 @@ class FileSystem:
         self.views: list[Callable[[], Awaitable[object]]] = []  # of kernel mounts: returns when one shows what was told
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
+        self.staying = Staying(self)
         self.drafts = DraftTable()
         self.staging = Staging(settings.writes_folder / "files", clock)
         self.journal = Journal(settings.writes_folder / "journal")
@@ -507,7 +509,7 @@ class FileSystem:
             self.tree.add_folder(path)
         else:
             await self.writer.make_marker(mount, key + "/")
-            self.changes.mark(path)
+            self.staying.made(path)
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
             self.metadata.learn_empty(mount, path, key + "/")
             await self.metadata.settle()
