@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fault.writing_child import RealRig
 from forebay import failpoints
 from forebay.clock import SystemClock
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, FsError, NotEmpty, NotFound
+from forebay.errors import AlreadyExists, FsError, IsADirectory, NotEmpty, NotFound
 from forebay.stores.base import Store
 from forebay.stores.local import LocalStore
 from forebay.stores.posix import HIDDEN
@@ -27,6 +27,7 @@ from forebay.vfs.control import ControlDb, Phase
 from forebay.vfs.entries import Mount, MountOptions
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.metadata import Metadata
+from forebay.vfs.moving import Moves
 from forebay.vfs.renames import Renames
 
 POINTS = {
@@ -125,6 +126,20 @@ async def move(home: Path, data: Path) -> None:
         await rig.fs.changes.rename("/s/a", "/s/b/c")
 
 
+async def move_away(fs: FileSystem) -> None:
+    """To another mount, which has it all then."""
+    await fs.mount("/t", "mem://t", MountOptions())
+    async for _ in Moves(fs).move("/s/b/c", "/t/c"):
+        pass
+    assert {entry.path for page in [page async for page in fs.walk("/t")] for entry in page} == {
+        f"/t/c/{file}" for file in FILES
+    }
+
+
+async def one(*_: object) -> AsyncIterator[bytes]:
+    yield b"new"
+
+
 Act = Callable[[FileSystem], Awaitable[object]]
 MOVED = {f"b/c/{file}": content for file, content in FILES.items()}
 GONE = dict[str, bytes]()
@@ -143,6 +158,8 @@ ACTS: dict[str, tuple[Act, type[FsError] | None, dict[str, bytes]]] = {
     "mkdir a/new": (lambda fs: fs.mkdir("/s/a/new"), NotFound, MOVED),
     "mkdir b/c": (lambda fs: fs.mkdir("/s/b/c"), AlreadyExists, MOVED),
     "chmod a/1": (lambda fs: fs.changes.set_attributes("/s/a/1", Attributes(mode=0o600)), NotFound, MOVED),
+    "put b/c": (lambda fs: fs.write("/s/b/c", one()), IsADirectory, MOVED),
+    "mv b/c away": (move_away, None, GONE),
     "mv a": (lambda fs: fs.changes.rename("/s/a", "/s/new"), NotFound, MOVED),
 }
 
@@ -150,7 +167,7 @@ ACTS: dict[str, tuple[Act, type[FsError] | None, dict[str, bytes]]] = {
 @pytest.mark.parametrize(
     ("what", "point"),
     [(what, "rename.copied_one") for what in ACTS]
-    + [(what, point) for what in ("rm -r a", "rm -r b") for point in POINTS if point != "rename.copied_one"],
+    + [(what, point) for what in ("rm -r a", "rm -r b", "put b/c") for point in POINTS if point != "rename.copied_one"],
 )
 async def test_who_changes_something_at_the_places_of_a_rename_that_was_killed_waits_for_its_end(
     tmp_path: Path, what: str, point: str

@@ -359,6 +359,7 @@ class Drafting:
             FsError: nothing has changed.
         """
         mount, key = self._host.writer.writable(path)
+        await self._renames.settle(mount, key)
         await self._host.writer.check_target(path, overwrite=overwrite)
         draft = self._make(mount, path, key)
         try:

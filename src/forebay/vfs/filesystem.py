@@ -166,7 +166,7 @@ class FileSystem:
             return Found(None, VIRTUAL_TTL_S)
         if name_of(prefix + name, prefix) != name:
             return Found(None, mount.ttl_s)
-        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
+        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not paths.is_utf8(name):
             return Found(None, mount.ttl_s)
         with nullcontext() if ahead else mount.traffic.waits_for_name(self.monotonic):
             return await self.metadata.lookup(mount, folder, prefix, name)
@@ -589,11 +589,3 @@ class FileSystem:
             "metadata_requests": self.metadata.store_requests,
             "names_known": len(self.metadata.folders),
         }
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
