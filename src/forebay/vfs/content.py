@@ -383,13 +383,20 @@ class Spans:
         return found
 
 
-def sums_of(fd: int, pages: int | None = None) -> "array[int]":
-    """The checksum of every page of a file, or 0 of those that are not in a mask.  Blocks; reads what it sums."""
-    count = page_count(os.fstat(fd).st_size)
-    found = array("Q", bytes(8 * count))
-    for page in range(count):
-        if pages is None or pages >> page & 1:
-            found[page] = xxhash.xxh3_64_intdigest(os.pread(fd, PAGE_BYTES, page * PAGE_BYTES))
+def sums_of(fd: int, span: ByteRange | None = None, settles: bool = False, *, pages: int | None = None) -> "array[int]":
+    """The checksum of every page of a file, or of a span that begins with one.  Blocks; reads what it sums.
+
+    Args:
+        settles: as of `load`.
+        pages: a mask; 0 of those that are not in it.
+    """
+    start, stop = span or ByteRange(0, os.fstat(fd).st_size)
+    if settles:
+        _begin_to_settle(fd, ByteRange(start, stop))
+    found = array("Q", bytes(8 * page_count(stop - start)))
+    for index, at in enumerate(range(start, stop, PAGE_BYTES)):
+        if pages is None or pages >> at // PAGE_BYTES & 1:
+            found[index] = xxhash.xxh3_64_intdigest(os.pread(fd, min(PAGE_BYTES, stop - at), at))
     return found
 
 
@@ -412,14 +419,6 @@ def load(fd: int, start: int, room: memoryview, settles: bool) -> "tuple[int, ar
     while count < len(room) and (more := os.preadv(fd, [room[count:]], start + count)):
         count += more
     return count, sums_in(room[:count])
-
-
-def sums_of_span(fd: int, span: ByteRange, settles: bool) -> "array[int]":
-    """The checksums of the pages of a span of a file, as `load` finds them.  Blocks."""
-    if settles:
-        _begin_to_settle(fd, span)
-    pieces = range(span.start, span.stop, PAGE_BYTES)
-    return array("Q", [xxhash.xxh3_64_intdigest(os.pread(fd, min(PAGE_BYTES, span.stop - at), at)) for at in pieces])
 
 
 def _begin_to_settle(fd: int, span: ByteRange) -> None:

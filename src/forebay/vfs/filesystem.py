@@ -49,6 +49,7 @@ from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.removing import remove
 from forebay.vfs.renames import Renames
 from forebay.vfs.staging import Staging
+from forebay.vfs.staying import Staying
 from forebay.vfs.tree import OpenStore, Tree
 from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
@@ -87,13 +88,14 @@ class FileSystem:
         self.links = Links(self)
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
+        self.staying = Staying(self)
         self.drafts = DraftTable()
         self.staging = Staging(settings.writes_folder / "files", clock)
         self.journal = Journal(settings.writes_folder / "journal")
         self.uploader = Uploader(self, self.drafts, self.staging, self.journal, clock)
         self.renames = Renames(control, self.metadata)
         self.renames.on_resumed = self.tell
-        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames, clock)
+        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames)
         self.mounter = Mounter(self)
         self.keeper = Keeper(self.tree, cache)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -502,6 +504,7 @@ class FileSystem:
                 return
             raise AlreadyExists("/ exists already", path=path)
         folder, name = paths.split(path)
+        await self.changes.settle_renames(path)
         entry = (await self.lookup(folder, name)).entry if await self.has_folder(folder, parents) else None
         if isinstance(entry, FolderEntry) and parents:
             return
@@ -512,7 +515,7 @@ class FileSystem:
             self.tree.add_folder(path)
         else:
             await self.writer.make_marker(mount, key + "/")
-            self.changes.mark(path)
+            self.staying.made(path)
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
             self.metadata.learn_empty(mount, path, key + "/")
             await self.metadata.settle()
@@ -542,6 +545,7 @@ class FileSystem:
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
+            await self.changes.settle_renames(path)
             await self.stat(path)
             await self.changes.rmdir(path)
         self.tell(path)
