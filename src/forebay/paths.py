@@ -126,16 +126,3 @@ def shown(local_path: str, folders: Iterable[tuple[str, str]]) -> tuple[str, str
         return None
     local, tree = max(fitting, key=lambda pair: len(pair[0]))
     return tree, local_path[len(local) :]
-
-
-def is_utf8(name: str) -> bool:
-    """Is a name UTF-8, and not bytes that are none?
-
-    >>> is_utf8("ä"), is_utf8(chr(0xDCE4))
-    (True, False)
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
