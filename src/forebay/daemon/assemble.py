@@ -51,7 +51,7 @@ class Daemon:
             names.local_socket_path(settings.home),
             clock,
             clean=redactor.clean,
-            local_folders=lambda: [(info.mountpoint, info.path) for info in self.mounts.infos()],
+            local_folders=self.mounts.local_folders,
             orders=self.fs.orders,
         )
         self.activity = Activity(self.fs, clock)

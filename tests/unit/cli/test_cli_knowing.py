@@ -292,6 +292,14 @@ def test_bench_says_how_to_get_a_local_folder_if_none_shows_the_path(admin: Admi
     assert "is in no local folder of Forebay" in forebay("bench", "train", "here", "--no-decode").err
 
 
+def test_bench_says_of_a_folder_of_this_machine_that_forebay_does_not_show_it(
+    admin: AdminServer, forebay: Command, tmp_path: Path
+) -> None:
+    ran = forebay("bench", "train", str(tmp_path))
+    assert (ran.code, ran.err.count("\n")) == (1, 1), "and nothing else before"
+    assert f"{tmp_path} is neither in a local folder of Forebay (forebay fuse stat lists them) nor" in ran.err
+
+
 def passes(**rates: tuple[float, float]) -> dict[str, Pass]:
     """By place, files per second and the share of time that went by in reading."""
     return {

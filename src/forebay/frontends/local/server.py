@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from forebay import paths
 from forebay.clock import Clock
 from forebay.errors import Denied, FsError, Invalid, Unavailable, kinds
 from forebay.frontends.local.batches import Batch
@@ -67,6 +68,7 @@ class LocalServer:
         self._clock = clock
         self._path = path
         self._clean = clean
+        self._local_folders = local_folders
         self._links = Links(fs, local_folders)
         self._calls = Calls(fs, self._links, orders, local_folders)
         self._sessions = Sessions()
@@ -212,7 +214,7 @@ class LocalServer:
     def _explain(self, error: BaseException) -> tuple[FsError, str]:
         """An error as programs get it, and its message without secrets."""
         if isinstance(error, FsError):
-            return error, self._clean(error.message)
+            return error, self._clean(paths.message_of(error, self._local_folders))
         if isinstance(error, OSError):
             by_errno = [kind for kind in kinds().values() if error.errno == kind.ERRNO and kind is not FsError]
             kind = by_errno[0] if by_errno and not by_errno[0].retryable else FsError
