@@ -134,7 +134,7 @@ class Mounter:
         except TimeoutError as error:
             if isinstance(error, FsError):
                 raise
-            message = f"{mount.url}: no answer within {self._host.deadline_s:g} s"
+            message = f"{mount.url}: no answer within {self._host.deadline_s:g} s; check its endpoint and the network"
             raise TimedOut(message, path=mount.path) from error
 
     async def update(self, path: str, changes: MountChanges) -> Mount:
