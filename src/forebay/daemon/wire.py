@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from forebay import paths
 from forebay.errors import FsError, Invalid
-from forebay.observe.redact import Redactor, hide_options
+from forebay.observe.redact import hide_options
 from forebay.vfs.entries import Entry, FileEntry, Mount, MountOptions, url_of
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.mounter import MountChanges
@@ -195,10 +195,10 @@ def _local_file(fs: FileSystem, entry: FileEntry) -> str | None:
     return None if found is None else found.stored.path
 
 
-def error_info(error: FsError, redactor: Redactor) -> Json:
+def error_info(error: FsError, message: str) -> Json:
     """An error as the client gets it, in an answer of its own or as the last line of a stream."""
     path = error.filename if isinstance(error.filename, str) else None
-    return {"error": {"kind": type(error).__name__, "message": redactor.clean(error.message), "path": path}}
+    return {"error": {"kind": type(error).__name__, "message": message, "path": path}}
 
 
 def to_bytes(value: object) -> bytes:

@@ -152,6 +152,10 @@ class FuseMounts:
         """Every mount, by mount point."""
         return [_info(self._sessions[mountpoint]) for mountpoint in sorted(self._sessions)]
 
+    def local_folders(self) -> list[tuple[str, str]]:
+        """Each mount point, and the folder of the tree that it shows."""
+        return [(info.mountpoint, info.path) for info in self.infos()]
+
     async def restore(self) -> None:
         """Bring back the mounts that the control database names; what cannot be is logged, and tried next time."""
         dead = {mount.mountpoint for mount in mounting.mounts_here()}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from forebay import paths
 from forebay.clock import Clock
 from forebay.errors import Denied, FsError, Invalid, Unavailable, kinds
 from forebay.frontends.local.batches import Batch
@@ -209,7 +210,7 @@ class LocalServer:
     def _explain(self, error: BaseException) -> tuple[FsError, str]:
         """An error as programs get it, and its message without secrets."""
         if isinstance(error, FsError):
-            return error, self._clean(error.message)
+            return error, self._clean(paths.message_of(error, self._fs.local_folders))
         if isinstance(error, OSError):
             by_errno = [kind for kind in kinds().values() if error.errno == kind.ERRNO and kind is not FsError]
             kind = by_errno[0] if by_errno and not by_errno[0].retryable else FsError
