@@ -141,14 +141,15 @@ class Drafting:
                 return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, access)
             return self._begin(mount, path, key, posix, access)
 
-    def create_now(self, path: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
+    def create_now(self, folder: str, name: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
         """Make an empty file where it is known that there is none, without waiting; None: use `create`.
 
         Raises:
             ReadOnly.
         """
+        path = paths.join(folder, name)
         mount, key = self._host.writer.writable(path)
-        found = self._host.peek(*paths.split(path))
+        found = self._host.peek(folder, name)
         if found is None or found.entry is not None or path in self._making or self._renames.interrupted:
             return None
         return self._begin(mount, path, key, posix, access)

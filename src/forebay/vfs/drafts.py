@@ -37,10 +37,47 @@ def is_draft(entry: FileEntry) -> bool:
 
 
 class Draft:
-    """See the module."""
+    """See the module.  With slots: a dictionary of so many names costs more to make than all the rest of a draft."""
+
+    __slots__ = (
+        "__weakref__",
+        "aside",
+        "base",
+        "base_sums",
+        "claims",
+        "conflict",
+        "content",
+        "error",
+        "handles",
+        "has_new_attributes",
+        "id",
+        "is_ended",
+        "is_gone",
+        "is_lingering",
+        "is_unseen",
+        "key",
+        "lock",
+        "meta",
+        "mount",
+        "offered",
+        "path",
+        "posix",
+        "record",
+        "recorded",
+        "recording",
+        "replaces_any",
+        "sender",
+        "sent",
+        "set_time",
+        "staging",
+        "stored",
+        "version",
+        "writers",
+    )
 
     def __init__(self, draft_id: int, mount: Mount, path: str, key: str, content: Content) -> None:
         self.id = draft_id  # one file to frontends
+        self.version = f"{DRAFT_VERSION}{draft_id:x}"  # what stands for a version while it is written
         self.staging = draft_id  # its local file
         self.aside: int | None = None  # the local file of what the journal has, if that is another one
         self.mount = mount
@@ -76,19 +113,16 @@ class Draft:
         return f"<Draft {self.id:x} {self.path!r} {self.writers} of {self.handles} handles write>"
 
     @property
-    def version(self) -> str:
-        """What stands for a version while it is written: one draft is one file to frontends."""
-        return f"{DRAFT_VERSION}{self.id:x}"
-
-    @property
     def mtime_ns(self) -> int:
         """When it was last written, or what somebody set after that."""
-        own = self.content.mtime_ns()
-        return self.set_time[0] if self.set_time is not None and self.set_time[1] == own else own
+        return self._time(self.content.look()[1])
 
     @mtime_ns.setter
     def mtime_ns(self, value: int) -> None:
-        self.set_time = value, self.content.mtime_ns()
+        self.set_time = value, self.content.look()[1]
+
+    def _time(self, own: int) -> int:
+        return self.set_time[0] if self.set_time is not None and self.set_time[1] == own else own
 
     def amend(self, wanted: Attributes) -> None:
         """Modes, owner or time are to be others."""
@@ -99,7 +133,8 @@ class Draft:
 
     def entry(self) -> FileEntry:
         """As it is now."""
-        return FileEntry(self.path, self.mount, self.key, self.content.size(), self.mtime_ns, self.version, self.posix)
+        size, own_time = self.content.look()
+        return FileEntry(self.path, self.mount, self.key, size, self._time(own_time), self.version, self.posix)
 
 
 class OpenDraft:
