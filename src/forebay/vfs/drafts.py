@@ -204,11 +204,13 @@ class DraftTable:
 
     def __init__(self) -> None:
         self._by_folder: dict[str, dict[str, Draft]] = {}
-        self._by_version: WeakValueDictionary[str, Draft] = WeakValueDictionary()  # those without a name too
+        self._displaced: WeakValueDictionary[str, Draft] = WeakValueDictionary()  # others, by version
 
-    def by_version(self, version: str) -> Draft | None:
+    def of(self, entry: FileEntry) -> Draft | None:
         """The draft of an entry, whatever has become of its name; None if it has become a version."""
-        draft = self._by_version.get(version)
+        draft = self.find(entry.path)
+        if draft is None or draft.version != entry.version:
+            draft = self._displaced.get(entry.version)
         return None if draft is None or draft.is_ended else draft
 
     def __iter__(self) -> Iterator[Draft]:
@@ -236,8 +238,10 @@ class DraftTable:
     def add(self, draft: Draft) -> None:
         """Show a draft at its path."""
         folder, name = split(draft.path)
-        self._by_folder.setdefault(folder, {})[name] = draft
-        self._by_version[draft.version] = draft
+        names = self._by_folder.setdefault(folder, {})
+        if (before := names.get(name)) is not None:
+            self._displaced[before.version] = before
+        names[name] = draft
 
     def remove(self, draft: Draft) -> None:
         """Show it no more, if it is the one that its path shows."""
@@ -245,6 +249,7 @@ class DraftTable:
         names = self._by_folder.get(folder, {})
         if names.get(name) is draft:
             del names[name]
+            self._displaced[draft.version] = draft
             if not names:
                 del self._by_folder[folder]
 
