@@ -114,6 +114,7 @@ class FileSystem:
         await self.keeper.close()
         await self.orders.close()
         await self.prefetcher.close()
+        self.changes.close()
         await self.uploader.close()
         await self.journal.close()
         await self.metadata.close()
