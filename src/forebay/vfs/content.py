@@ -71,8 +71,8 @@ class Content(Protocol):
         """The file as of now."""
         ...
 
-    def mtime_ns(self) -> int:
-        """When the local file was last written, nanoseconds since 1970."""
+    def look(self) -> tuple[int, int]:
+        """Size, and when the local file was last written, nanoseconds since 1970."""
         ...
 
     def pages(self) -> int:
@@ -135,9 +135,10 @@ class WholeContent:
         stat = os.fstat(self.fd)
         return Stamp(stat.st_size, stat.st_mtime_ns, self._writes)
 
-    def mtime_ns(self) -> int:
+    def look(self) -> tuple[int, int]:
         """See `Content`."""
-        return os.fstat(self.fd).st_mtime_ns
+        stat = os.fstat(self.fd)
+        return stat.st_size, stat.st_mtime_ns
 
     def pages(self) -> int:
         """See `Content`."""
@@ -252,9 +253,10 @@ class PatchedContent:
         """See `Content`."""
         return Stamp(self.size(), 0, self._writes)
 
-    def mtime_ns(self) -> int:
+    def look(self) -> tuple[int, int]:
         """See `Content`."""
-        return os.fstat(self.fd).st_mtime_ns
+        stat = os.fstat(self.fd)
+        return stat.st_size, stat.st_mtime_ns
 
     def pages(self) -> int:
         """See `Content`."""

@@ -27,6 +27,7 @@ from forebay.errors import (
 )
 from forebay.types import Attributes, Buffer, ObjectMeta, Posix
 from forebay.units import MIB
+from forebay.vfs.ahead import FilesAhead
 from forebay.vfs.attributes import KeptAttributes
 from forebay.vfs.content import PatchedContent, Snapshot, WholeContent, sums_of
 from forebay.vfs.drafts import AnyFile, Draft, DraftTable, OpenDraft, is_draft
@@ -107,10 +108,15 @@ class Drafting:
         self._host = host
         self._table = table
         self._staging = staging
+        self._ahead = FilesAhead(staging)
         self._uploader = uploader
         self._renames = renames
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
+
+    def close(self) -> None:
+        """Leave no local file but those of drafts."""
+        self._ahead.close()
 
     # ------------------------------------------------------------------ files
 
@@ -137,25 +143,28 @@ class Drafting:
                 raise AlreadyExists(f"{path} exists already", path=path)
             if found is not None:
                 return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, access)
-            return self._begin(mount, path, key, posix, access)
+            return self._begin(self._make(mount, path, key), posix, access)
 
-    def create_now(self, path: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
+    def create_now(self, folder: str, name: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
         """Make an empty file where it is known that there is none, without waiting; None: use `create`.
 
         Raises:
             ReadOnly.
         """
+        path = paths.join(folder, name)
         mount, key = self._host.writer.writable(path)
-        found = self._host.peek(*paths.split(path))
+        found = self._host.peek(folder, name)
         if found is None or found.entry is not None or path in self._making or self._renames.interrupted:
             return None
-        return self._begin(mount, path, key, posix, access)
+        staging_id, fd = self._ahead.take()
+        draft = Draft(self._staging.new_id(), mount, path, key, WholeContent(fd))
+        draft.staging = staging_id
+        return self._begin(draft, posix, access)
 
-    def _begin(self, mount: Mount, path: str, key: str, posix: Posix | None, access: int) -> OpenDraft:
-        draft = self._make(mount, path, key)
+    def _begin(self, draft: Draft, posix: Posix | None, access: int) -> OpenDraft:
         draft.posix = posix
         self._table.add(draft)
-        self._host.tell(path, below=False)
+        self._host.tell(draft.path, below=False)
         return self.opened(draft, access)
 
     async def open(

@@ -119,6 +119,7 @@ class FileSystem:
         await self.keeper.close()
         await self.orders.close()
         await self.prefetcher.close()
+        self.changes.close()
         await self.uploader.close()
         await self.journal.close()
         await self.metadata.close()
@@ -316,7 +317,7 @@ class FileSystem:
 
     def draft_of(self, entry: Entry) -> Draft | None:
         """The draft that an entry is of, whatever has become of its name; None if it is no draft any more."""
-        return self.drafts.by_version(entry.version) if isinstance(entry, FileEntry) else None
+        return self.drafts.of(entry) if isinstance(entry, FileEntry) else None
 
     def now_ns(self) -> int:
         """The time, nanoseconds since 1970."""

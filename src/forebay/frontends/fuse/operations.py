@@ -42,6 +42,7 @@ _DOTS = (b".", b"..")
 _ENTRY_BYTES = abi.DIRENT.size + abi.ENTRY_OUT.size + abi.ATTR.size  # of READDIRPLUS, without the name
 _ENTRY_BYTES_MIN = _ENTRY_BYTES + 8
 CALLERS_MAX = 1_000  # whose way of reading folders is remembered
+_USER = b"user."
 _XATTRS = ("user.forebay.url", "user.forebay.version", "user.forebay.cached_bytes")
 
 
@@ -393,10 +394,12 @@ class Operations:
     def getxattr(self, request: Request) -> Answer:
         """GETXATTR: what Forebay knows of a file, as `user.forebay.*`, and what users have set."""
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
-        name = wire.parse_name(request.body[abi.GETXATTR_IN.size :])
-        entry = self.node(request.nodeid).entry
-        if not name.startswith("user."):  # so that `ls -l` asks once, and not twice for every file
+        raw = request.body[abi.GETXATTR_IN.size :]
+        if raw[: len(_USER)] != _USER:  # not ENODATA, so that `ls -l` asks once, and not twice for every file
+            # First of all: the kernel asks for `security.capability` of every file that is written.
             raise OSError(errno.EOPNOTSUPP, "only attributes of users are kept")
+        name = wire.parse_name(raw)
+        entry = self.node(request.nodeid).entry
         if not isinstance(entry, FileEntry) or name not in _XATTRS:
             return self._getxattr(entry, name, size)
         if name == "user.forebay.url":

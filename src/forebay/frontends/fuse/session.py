@@ -130,9 +130,9 @@ class Session:
 
     def _ask_again(self, names: Iterable[tuple[int, str]], *, expire_only: bool = True) -> None:
         """Have the kernel ask again for names, for each of which it locks the folder for a moment."""
-        expire_only = expire_only and self.agreement.expire_only
         for ino, some in groupby(names, key=itemgetter(0)):
-            messages = [wire.pack_inval_entry(ino, name, expire_only=expire_only) for _, name in some]
+            softly = expire_only and self.agreement.expire_only
+            messages = [wire.pack_inval_entry(ino, name, expire_only=softly) for _, name in some]
             self.server.waiters.once_answered(ino, partial(self._notifier.send, messages))
 
     async def _told(self) -> None:
