@@ -466,7 +466,7 @@ async def test_a_rename_that_the_journal_has_no_room_for_changes_nothing(
     rig.down()
     await rig.save("/s/old", SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(rig.fs.journal, "append", full)
+        patch.setattr(rig.fs.journal, "amend", full)
         with pytest.raises(NoSpace):
             await rig.fs.changes.rename("/s/old", "/s/new")
     assert await rig.read("/s/old") == SMALL

@@ -151,7 +151,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.log.leave()
         self.log = Log(self.folder, SEGMENT)
         found: dict[str, Value] = {}
-        for _, text, body in self.log.recovered:
+        for seq, text, has_body in self.log.recovered:
+            body = self.log.body(seq) if has_body else None
             key, fields = decode_text(text)
             number: Any = fields["n"]
             assert key not in found

@@ -341,7 +341,7 @@ class Drafting:
     def _empty(self, draft: Draft) -> None:
         """Cut a draft to nothing, but never what was acknowledged and is only here: that stays until there is newer."""
         is_alone = draft.handles == 1  # others would go on with the old file
-        if draft.record is not None and draft.record.body is None and is_alone:
+        if draft.record is not None and not draft.record.has_body and is_alone:
             self._uploader.set_aside(draft)
         else:
             draft.content.truncate(0)

@@ -16,7 +16,7 @@ import operator
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Record:
     seq: int  # grows for ever, in the order of the appends, not without gaps; negative: it is not synced
     about: str  # the key: a newer record with the same one takes this one's place
     fields: dict[str, Any]  # as JSON gives them back: lists, no tuples
-    body: bytes | None
+    has_body: bool  # which is on the disk only: thousands of files may wait to be sent
 
     @property
     def is_synced(self) -> bool:
@@ -58,6 +58,7 @@ class _Job(NamedTuple):
     item: Item | None
     answer: asyncio.Future[Any] | None
     is_last: bool = False
+    body_of: int = 0  # the record whose body the item's is
 
 
 class Journal:
@@ -90,12 +91,12 @@ class Journal:
 
     def _recover(self) -> dict[int, Record]:
         """The records of both logs, in the order of the appends; a synced one is newer than another of its key."""
-        records = [Record(seq, *decode_text(text), body) for seq, text, body in self._log.recovered]
+        records = [Record(seq, *decode_text(text), has_body) for seq, text, has_body in self._log.recovered]
         self._log.recovered = []
         keys = {record.about for record in records}
         placed = [((record.seq, 0), record) for record in records]
         for number, line in self._unsynced.records():
-            record = Record(number, *decode_text(line.text), None)
+            record = Record(number, *decode_text(line.text), has_body=False)
             if record.about in keys:
                 self._unsynced.drop(record.about)
             else:
@@ -110,28 +111,54 @@ class Journal:
         """The records that were live at the start, in order, but for those retired since: they are held until then."""
         return list(self._recovered.values())
 
-    async def append(self, about: str, fields: Mapping[str, object], body: Buffer | None = None) -> Record:
+    def body(self, record: Record) -> bytes | None:
+        """The body of a record that was recovered, before there is another one.  Blocks.
+
+        Raises:
+            FsError: it cannot be read any more.
+        """
+        try:
+            return self._log.body(record.seq) if record.has_body else None
+        except OSError as error:
+            raise self._log.explained(error) from error
+
+    async def append(self, about: str, fields: dict[str, Any], body: Buffer | None = None) -> Record:
         """Keep a record in place of the one with the same key; it is on the disk when this returns.
 
         Cancelled or failed, it may be there after a crash all the same; append to the same key again to replace it.
+
+        Args:
+            fields: as JSON gives them back: lists, no tuples.
 
         Raises:
             Invalid: a body of more than 128 KiB, or fields that are not JSON or more than 64 KiB of it.
             NoSpace: the disk is full; later appends are tried anew.
             FsError: the disk failed, or the journal is closed.
         """
-        item = Item(about, encode_text(about, dict(fields)), checked_body(body))
-        seq: int = await self._ask(item)
+        item = Item(about, encode_text(about, fields), checked_body(body))
+        return self._appended(await self._ask(item), item, fields)
+
+    async def amend(self, record: Record, fields: dict[str, Any]) -> Record:
+        """Keep other fields in place of a live, synced record's, with the same body.
+
+        Raises:
+            Invalid, NoSpace, FsError: as `append`; the journal says what it said.
+        """
+        item = Item(record.about, encode_text(record.about, fields), None)
+        seq = await self._ask(item, body_of=record.seq if record.has_body else 0)
+        return self._appended(seq, item, fields, has_body=record.has_body)
+
+    def _appended(self, seq: int, item: Item, fields: dict[str, Any], *, has_body: bool = False) -> Record:
         self._last_seq = max(self._last_seq, seq)
-        self._unsynced.drop(about)
-        return Record(seq, *decode_text(item.text), item.body)
+        self._unsynced.drop(item.about)
+        return Record(seq, item.about, fields, has_body or item.body is not None)
 
     def append_now(self, about: str, fields: dict[str, Any]) -> Record:
         """Keep a record as `append` does, but not over a power cut, and without waiting.
 
         Args:
             about: a key that has no synced record.
-            fields: as JSON gives them back: lists, no tuples.
+            fields: as of `append`.
 
         Raises:
             Invalid, NoSpace, FsError: as `append`.
@@ -141,7 +168,7 @@ class Journal:
             seq = self._unsynced.append(about, Line(self._last_seq, encode_text(about, fields)))
         except OSError as error:
             raise self._log.explained(error) from error
-        return Record(seq, about, fields, None)
+        return Record(seq, about, fields, has_body=False)
 
     def retire(self, record: Record) -> None:
         """The record is not needed any more: it is in its store, or nobody wants it.  Not durable at once.
@@ -187,10 +214,10 @@ class Journal:
         if self._is_closed:
             raise FsError(f"the journal of pending writes in {self._folder} is closed", path=str(self._folder))
 
-    def _ask(self, item: Item | None) -> asyncio.Future[Any]:
+    def _ask(self, item: Item | None, *, body_of: int = 0) -> asyncio.Future[Any]:
         self._check_open()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(_Job(item, answer))
+        self._put(_Job(item, answer, body_of=body_of))
         return answer
 
     def _put(self, job: _Job) -> None:
@@ -228,9 +255,15 @@ class Journal:
     def _do(self, jobs: list[_Job]) -> None:
         while self._retired:
             self._log.retire(self._retired.popleft())
-        appends = [(job, job.item) for job in jobs if job.item is not None and not _is_cancelled(job)]
-        outcomes = self._log.append([item for _, item in appends])
-        _tell(zip((job for job, _ in appends), outcomes, strict=True))
+        appends, outcomes = [], []
+        for job in jobs:
+            if job.item is not None and not _is_cancelled(job):
+                try:
+                    appends.append((job, self._whole(job.item, job.body_of)))
+                except OSError as error:
+                    outcomes.append((job, self._log.explained(error)))
+        done = self._log.append([item for _, item in appends])
+        _tell([*outcomes, *zip((job for job, _ in appends), done, strict=True)])
         failed: FsError | None = None
         try:
             if jobs[-1].item is None:
@@ -241,6 +274,9 @@ class Journal:
             failed = self._log.explained(error)
             log.warning("journal.not_tidy", path=str(self._folder), reason=failed.message)
         _tell((job, failed) for job in jobs if job.item is None)
+
+    def _whole(self, item: Item, body_of: int) -> Item:
+        return item._replace(body=self._log.body(body_of)) if body_of else item
 
 
 def _is_cancelled(job: _Job) -> bool:

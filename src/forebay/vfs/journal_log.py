@@ -75,6 +75,14 @@ class Item(NamedTuple):
 _NOTHING = Item("", b"", None)
 
 
+class Found(NamedTuple):
+    """A record that a start has found."""
+
+    seq: int
+    text: bytes
+    has_body: bool
+
+
 class Segment:
     """A file of the log, and what it is used for."""
 
@@ -178,8 +186,8 @@ class Log:
 
     # ------------------------------------------------------------------ recovery
 
-    def _recover(self) -> list[tuple[int, bytes, bytes | None]]:
-        """Find the chain, the spare segments and the live records; those, in order: number, text, body."""
+    def _recover(self) -> list[Found]:
+        """Find the chain, the spare segments and the live records; those, in order."""
         found = [self._look_at(path) for path in sorted(self._folder.glob("*.log"))]
         newest = max((segment.header for segment, _ in found), key=lambda header: header.generation, default=UNUSED)
         for segment, first in found:
@@ -199,7 +207,7 @@ class Log:
             if generation not in by_generation:
                 raise self._damaged(self._folder, 0, f"segment {generation} is missing or its header cannot be read")
             self._chain.append(by_generation[generation])
-        records: dict[int, tuple[int, bytes, bytes | None]] = {}
+        records: dict[int, Found] = {}
         for segment in self._chain:
             self._replay(segment, records)
         return [records[seq] for seq in sorted(records)]
@@ -219,7 +227,7 @@ class Log:
             raise FsError(message, path=str(path))
         return Segment(path, header, slot), decode_entry(start, ENTRIES_START)
 
-    def _replay(self, segment: Segment, records: dict[int, tuple[int, bytes, bytes | None]]) -> None:
+    def _replay(self, segment: Segment, records: dict[int, Found]) -> None:
         """Apply a segment's entries to the list of live records, and check that none is missing."""
         is_last = segment is self._chain[-1]
         if is_last:
@@ -241,9 +249,7 @@ class Log:
             raise self._damaged(segment.path, offset, "a record cannot be read, and later ones can")
         self._lsn = lsn
 
-    def _take_in(
-        self, segment: Segment, offset: int, entry: Entry, records: dict[int, tuple[int, bytes, bytes | None]]
-    ) -> None:
+    def _take_in(self, segment: Segment, offset: int, entry: Entry, records: dict[int, Found]) -> None:
         about, _ = decode_text(entry.text)
         latest = self._latest.get(about, 0)
         if latest > entry.seq:
@@ -251,7 +257,7 @@ class Log:
         if latest != entry.seq:
             records.pop(latest, None)
         self._place(about, entry.seq, Place(segment, offset, entry.size, about))
-        records[entry.seq] = entry.seq, entry.text, entry.body
+        records[entry.seq] = Found(entry.seq, entry.text, entry.body is not None)
 
     def _next_of(self, segment: Segment) -> Segment:
         return self._chain[segment.header.generation - self._chain[0].header.generation + 1]
@@ -289,6 +295,22 @@ class Log:
         """A record is not needed any more, which the disk learns with the next entry.  Does not block."""
         if self._drop(seq):
             self._unwritten.append(seq)
+
+    def body(self, seq: int) -> bytes:
+        """The body of a record that is live.  Raises OSError."""
+        place = self._live.get(seq)
+        if place is None:
+            raise FsError(
+                f"record {seq} of the journal in {self._folder} is not there any more", path=str(self._folder)
+            )
+        with _opened(place.segment.path, os.O_RDONLY) as fd:
+            return self._read(fd, seq, place).body or b""
+
+    def _read(self, fd: int, seq: int, place: Place) -> Entry:
+        entry = decode_entry(os.pread(fd, place.size, place.offset))
+        if entry is None or entry.seq != seq:
+            raise self._damaged(place.segment.path, place.offset, "a record cannot be read any more")
+        return entry
 
     # ------------------------------------------------------------------ writing
 
@@ -481,9 +503,7 @@ class Log:
                 size += place.size
                 if items and size > COPIED_BYTES:
                     break
-                entry = decode_entry(os.pread(fd, place.size, place.offset))
-                if entry is None or entry.seq != seq:
-                    raise self._damaged(segment.path, place.offset, "a record cannot be read any more")
+                entry = self._read(fd, seq, place)
                 items.append(Item(place.about, entry.text, entry.body, seq))
         while items:
             del items[: len(self._write(items))]

@@ -21,7 +21,7 @@ from forebay.errors import FsError
 from forebay.paths import is_within, split
 from forebay.vfs.entries import FileEntry, Mount
 from forebay.vfs.journal import Journal, Record
-from forebay.vfs.records import UploadInfo
+from forebay.vfs.records import UploadInfo, offers_in
 from forebay.vfs.retries import RETRY_MAX_S, RETRY_S
 from forebay.vfs.sending import Offer, Pool, Sender, look, offer_of
 
@@ -131,7 +131,7 @@ class Leaving:
             "location": mount.store.location,
             "path": path,
             "key": key,
-            "offered": list(offered),
+            "offered": offers_in(offered),
         }
         record = await self._journal.append(f"leaving {mount.store.location} {key}", fields)
         one = _Unwanted(mount, path, key, list(offered), record)

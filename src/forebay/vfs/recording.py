@@ -113,7 +113,7 @@ class Recorder:
             if not record.is_synced:
                 draft.record = self._journal.append_now(record.about, fields | unsynced_fields(record))
             elif fields != record.fields:
-                draft.record = await self._journal.append(record.about, fields, record.body)
+                draft.record = await self._journal.amend(record, fields)
 
     async def retire(self, draft: Draft) -> bool:
         """The store has what was sent: the journal need not; False if it has something newer by now.
@@ -127,7 +127,7 @@ class Recorder:
             if draft.recorded is not draft.sent and not await self.is_stored(draft):
                 await self._amend(draft)  # it replaces what was sent
                 return False
-            has_file = draft.record.is_synced and draft.record.body is None
+            has_file = draft.record.is_synced and not draft.record.has_body
             self.drop(draft)
         if has_file:  # which is changed or moved from now on: the record must not come back and mean it
             await self.settle()

@@ -2,7 +2,8 @@
 
 import os
 from array import array
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -27,10 +28,10 @@ class UploadInfo(NamedTuple):
     error: str
 
 
-def fields_of(draft: Draft, size: int) -> dict[str, object]:
+def fields_of(draft: Draft, size: int) -> dict[str, Any]:
     """A draft as a record has it, beside its bytes."""
     posix = draft.posix
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "mount": draft.mount.path,
         "location": draft.mount.store.location,
         "path": draft.path,
@@ -41,16 +42,21 @@ def fields_of(draft: Draft, size: int) -> dict[str, object]:
         "mtime_ns": draft.mtime_ns,
         "staging": draft.staging,
     }
-    return fields | ({"offered": draft.offered} if draft.offered else {})
+    return fields | ({"offered": offers_in(draft.offered)} if draft.offered else {})
 
 
-def draft_of(record: Record, mount: Mount, staging: Staging) -> Draft | None:
-    """The draft of a record; None, and a line in the log, if its local file is gone.
+def offers_in(offered: Iterable[Offer]) -> list[list[object]]:
+    """Offers as a record has them."""
+    return [list(one) for one in offered]
+
+
+def draft_of(record: Record, body: bytes | None, mount: Mount, staging: Staging) -> Draft | None:
+    """The draft of a record with that body; None, and a line in the log, if its local file is gone.
 
     Raises:
         NoSpace: the disk is full; the journal keeps what it has.
     """
-    fields, body = record.fields, record.body
+    fields = record.fields
     staging_id = fields["staging"]
     try:
         fd = staging.open(staging_id) if body is None else _file_of(staging_id, body, staging)

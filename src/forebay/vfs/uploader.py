@@ -38,7 +38,7 @@ from forebay.vfs.journal import Journal, Record
 from forebay.vfs.leaving import Leaving
 from forebay.vfs.lull import Lull
 from forebay.vfs.recording import Recorder
-from forebay.vfs.records import UploadInfo, draft_of
+from forebay.vfs.records import UploadInfo, draft_of, offers_in
 from forebay.vfs.retries import Retries
 from forebay.vfs.sending import SINGLE_PUT_BYTES, Changed, Offer
 from forebay.vfs.staging import Staging
@@ -115,7 +115,7 @@ class Uploader:
         for record in records:
             if (mount := self._mount_of(record, tree)) is None:
                 continue
-            draft = draft_of(record, mount, self._staging)
+            draft = draft_of(record, self._journal.body(record), mount, self._staging)
             if draft is not None:
                 if (older := self._table.find(draft.path)) is not None:  # it was being replaced when the daemon ended
                     self._discard(older)
@@ -305,7 +305,7 @@ class Uploader:
         Raises:
             NoSpace, FsError: the journal cannot be told; nothing has changed.
         """
-        await self.recorder.amend(draft, path=path, key=key, base=base, offered=list(offered))
+        await self.recorder.amend(draft, path=path, key=key, base=base, offered=offers_in(offered))
         self._table.move(draft, path, key)
         draft.base, draft.meta, draft.offered = base, None, list(offered)
         await self._was_moved(draft)

@@ -51,10 +51,17 @@ async def left_in(folder: Path) -> list[Record]:
     return found
 
 
+async def bodies_in(folder: Path) -> list[bytes | None]:
+    journal = opened(folder)
+    found = [journal.body(record) for record in journal.recovered()]
+    await journal.close()
+    return found
+
+
 async def test_what_was_appended_comes_back_as_append_returned_it(tmp_path: Path) -> None:
     journal = opened(tmp_path / "j")
     given: list[tuple[str, dict[str, object], bytes | None]] = [
-        ("/a\udcff\n", {"path": "/x\udc80", "size": 1 << 62, "list": (1, 2), "none": None}, BODY),
+        ("/a\udcff\n", {"path": "/x\udc80", "size": 1 << 62, "list": [1, 2], "none": None}, BODY),
         ("", {}, None),
         ("/empty", {"é": "日本"}, b""),
         ("/most", {}, bytes(BODY_MAX)),
@@ -62,8 +69,8 @@ async def test_what_was_appended_comes_back_as_append_returned_it(tmp_path: Path
     kept = [await journal.append(*one) for one in given]
     await journal.close()
     assert await left_in(tmp_path / "j") == kept
-    assert [(record.about, record.body) for record in kept] == [(about, body) for about, _, body in given]
-    assert kept[0].fields == {"path": "/x\udc80", "size": 1 << 62, "list": [1, 2], "none": None}
+    assert [(record.about, record.fields) for record in kept] == [(about, fields) for about, fields, _ in given]
+    assert await bodies_in(tmp_path / "j") == [body for _, _, body in given]
     assert [record.seq for record in kept] == sorted({record.seq for record in kept})
 
 
@@ -73,9 +80,32 @@ async def test_a_body_may_be_any_buffer_and_is_as_it_was_at_the_call(tmp_path: P
     waiting = asyncio.ensure_future(journal.append("/a", {}, memoryview(body)))
     await asyncio.sleep(0)
     body[:] = b"after!"
-    assert (await waiting).body == b"before"
+    await waiting
     await journal.close()
-    assert [record.body for record in await left_in(tmp_path)] == [b"before"]
+    assert await bodies_in(tmp_path) == [b"before"]
+
+
+async def test_a_record_that_is_amended_has_other_fields_and_its_body(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    first = [await journal.append(f"/{number}", {"n": 1}, body) for number, body in enumerate((BODY, b"", None))]
+    other = await journal.append("/other", {}, BODY)
+    kept = [await journal.amend(record, {"n": 2}) for record in first]
+    journal.retire(other)
+    await journal.close()
+    assert await left_in(tmp_path) == kept
+    assert await bodies_in(tmp_path) == [BODY, b"", None]
+
+
+async def test_who_amends_what_was_retired_is_told_and_no_other_suffers(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    gone = await journal.append("/gone", {}, BODY)
+    journal.retire(gone)
+    amended = asyncio.ensure_future(journal.amend(gone, {"n": 2}))
+    kept = await journal.append("/kept", {})
+    with pytest.raises(FsError, match="any more"):
+        await amended
+    await journal.close()
+    assert await left_in(tmp_path) == [kept]
 
 
 async def test_the_newest_record_of_a_key_is_the_only_one_left(tmp_path: Path) -> None:
