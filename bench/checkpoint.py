@@ -6,20 +6,15 @@ machine's elsewhere.
 """
 
 import os
-import subprocess
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import obstore
 
-from common import HERE, MBPS, RTT_MS, Figure, Result, World, in_turns, open_bucket, ratio, read_large, save, say
+from common import MBPS, RTT_MS, Figure, Program, Result, World, in_turns, open_bucket, ratio, read_large, save, say
 from forebay.stores.uploads import PART_BYTES
-from forebay.testing.leash import leashed
 from forebay.vfs.sending import PARTS_IN_FLIGHT
 from scratch import settle
 
@@ -27,32 +22,9 @@ SIZE = 2 << 30
 ROUNDS, FAR_ROUNDS = 9, 3
 
 
-class Saver:
-    """A process that saves the same tensors again and again (see saver.py)."""
-
-    def __init__(self, child: "subprocess.Popen[str]") -> None:
-        self._child = child
-
-    def save(self, path: Path) -> float:
-        """Bytes per second until it is acknowledged."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(f"{path}\n")
-        self._child.stdin.flush()
-        answer = self._child.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"torch.save to {path} failed; its reason is above")
-        return SIZE / float(answer)
-
-
-@contextmanager
-def saver() -> Iterator[Saver]:
-    """One that is ready; ended with the context."""
-    command = leashed([sys.executable, str(HERE / "saver.py"), str(SIZE)])
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        yield Saver(child)
+def _save(child: Program, path: Path) -> float:
+    """Save the same tensors once more (see saver.py); bytes per second until it is acknowledged."""
+    return SIZE / child.ask(str(path))
 
 
 def measure(world: World) -> Result:
@@ -60,7 +32,7 @@ def measure(world: World) -> Result:
     folder.mkdir()
     world.server.make_bucket("checkpoint")
     mounted = world.mount("checkpoint", write_mode="back")
-    with saver() as child:
+    with Program.started("saver.py", str(SIZE)) as child:
         runs = _save_and_read(world, child, folder, mounted)
         runs |= _save_far(world, child, folder)
     world.unmount("checkpoint", free=True)
@@ -83,13 +55,13 @@ def measure(world: World) -> Result:
     )
 
 
-def _save_and_read(world: World, child: Saver, local: Path, mounted: Path) -> dict[str, list[float]]:
+def _save_and_read(world: World, child: Program, local: Path, mounted: Path) -> dict[str, list[float]]:
     reads: dict[str, list[float]] = defaultdict(list)
 
     def one(side: str, folder: Path) -> float:
         path = folder / "model.pt"
         settle(world.scratch)
-        rate = child.save(path)
+        rate = _save(child, path)
         reads[f"{side}, read"].append(read_large(path))
         if side == "back":
             world.wait_until_uploaded()
@@ -102,16 +74,16 @@ def _save_and_read(world: World, child: Saver, local: Path, mounted: Path) -> di
     return runs | reads
 
 
-def _save_far(world: World, child: Saver, local: Path) -> dict[str, list[float]]:
+def _save_far(world: World, child: Program, local: Path) -> dict[str, list[float]]:
     """To the far store that takes uploads for nothing; and the same file by bare obstore, in parts as large."""
     endpoint = world.sink.far_endpoint
     mounted = world.mount("checkpointfar", endpoint=endpoint) / "model.pt"
     bare, source = open_bucket(endpoint, "checkpointfar"), local / "model.pt"
-    child.save(source)
+    _save(child, source)
 
     def forebay() -> float:
         settle(world.scratch)
-        rate = child.save(mounted)
+        rate = _save(child, mounted)
         mounted.unlink()
         return rate
 

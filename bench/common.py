@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -36,6 +36,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 COMMAND_WITHIN_S = 600.0
 UPLOADED_WITHIN_S = 600.0
+KINDS = ("", "readonly", "small-files")  # of local folders: options of `forebay fuse mount`
 SMALL_BYTES = 110 * 1024
 FOLDERS = 10
 RTT_MS, MBPS = 20.0, 200.0  # the far store
@@ -285,19 +286,29 @@ class World:
                 raise RuntimeError(f"what was written is not in its store after {UPLOADED_WITHIN_S:g} s")
             time.sleep(0.1)
 
-    def show(self, name: str) -> Path:
-        """Show /NAME at a local folder of its own, and return this folder."""
-        mountpoint = self.scratch / "mnt" / name
+    def show(self, name: str, kind: str = "") -> Path:
+        """Show /NAME at a local folder of its own, one for each of KINDS, and return this folder."""
+        mountpoint = self.shown(name, kind)
         mountpoint.mkdir(parents=True, exist_ok=True)
         self._mountpoints.add(mountpoint)
-        self.forebay("fuse", "mount", str(mountpoint), f"/{name}")
+        self.forebay("fuse", "mount", *([f"--{kind}"] if kind else []), str(mountpoint), f"/{name}")
         return mountpoint
 
-    def unmount(self, name: str, *, free: bool = False) -> None:
-        """Take both away; with `free` also what was cached: the next `mount` begins cold."""
-        mountpoint = self.scratch / "mnt" / name
+    def hide(self, name: str, kind: str = "") -> None:
+        """Show it there no more."""
+        mountpoint = self.shown(name, kind)
         self.forebay("fuse", "unmount", str(mountpoint))
         self._mountpoints.discard(mountpoint)
+
+    def shown(self, name: str, kind: str = "") -> Path:
+        """The local folder that shows it, or will."""
+        return self.scratch / "mnt" / f"{name}{kind}"
+
+    def unmount(self, name: str, *, free: bool = False) -> None:
+        """Take it away, wherever it is shown; with `free` also what was cached: the next `mount` begins cold."""
+        for kind in KINDS:
+            if self.shown(name, kind) in self._mountpoints:
+                self.hide(name, kind)
         if free:
             self.forebay("fs", "free", f"/{name}")
         self.forebay("fs", "unmount", f"/{name}")
@@ -322,6 +333,11 @@ def shuffled_paths(folder: Path, seed: int) -> list[str]:
     paths = sorted(os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
     random.Random(seed).shuffle(paths)
     return paths
+
+
+def shuffled_keys(folder: Path, seed: int) -> list[str]:
+    """The keys of the same files in the same order."""
+    return [os.path.relpath(path, folder) for path in shuffled_paths(folder, seed)]
 
 
 def read_files(paths: list[str]) -> float:
@@ -353,6 +369,41 @@ def read_large(path: Path, step: int = 1 << 20) -> float:
         while got := file.readinto(room):
             total += got
     return total / (time.perf_counter() - begin)
+
+
+class Program:
+    """A process of a script beside this one: it says `ready`, and answers each line that it is told with a number."""
+
+    def __init__(self, script: str, child: "subprocess.Popen[str]") -> None:
+        self._script = script
+        self._child = child
+
+    def ask(self, line: str = "") -> float:
+        """Tell it a line; its answer."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{line}\n")
+        self._child.stdin.flush()
+        return float(self._hear())
+
+    def _hear(self) -> str:
+        assert self._child.stdout is not None
+        answer = self._child.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self._script} failed; its reason is above")
+        return answer
+
+    @classmethod
+    @contextmanager
+    def started(cls, script: str, *words: str, environment: Mapping[str, str] | None = None) -> Iterator[Self]:
+        """One that is ready; ended with the context.  Its environment has these variables too."""
+        command = leashed([sys.executable, str(HERE / script), *words])
+        variables = os.environ | (environment or {})
+        with subprocess.Popen(
+            command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            program = cls(script, child)
+            assert program._hear() == "ready\n"
+            yield program
 
 
 class Readers:

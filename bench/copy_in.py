@@ -2,8 +2,11 @@
 
 What `cp` waits for differs: a file is durable on the local disk with Forebay (`back`), it lies in a cache that a power
 cut may lose with rclone and with Forebay (`lazy`), it is in the store with s3fs, and in the page cache with the local
-disk itself.  What the disk would do if each file were synced there too is told beside it; and, as the least that
-`back` can take, what it does if the same bytes are written over blocks that exist and synced one by one.
+disk itself.  What the disk would do if each file were synced there too is told beside it.
+
+The least that `back` can take is told in parts: a FUSE server in Python that does nothing but open files of the local
+disk (`bare_fuse.py`), and the same bytes written over blocks that exist and synced one by one.  A close that is durable
+takes the sum of both, and `bound` says what share of the local disk that leaves.
 """
 
 import os
@@ -24,6 +27,7 @@ from scratch import settle
 COUNT = 2_000
 ROUNDS = 3
 OVER_BYTES = 16 << 20  # of the file that is written over, as long as a segment of Forebay's journal
+OVER = "local, synced over what is there"
 BLOCKS_BYTES = -(-SMALL_BYTES // 4096) * 4096
 STORED_WITHIN_S = 300.0
 MOUNTED = {"back": "copyinback", "lazy": "copyinlazy"}
@@ -31,10 +35,12 @@ MOUNTED = {"back": "copyinback", "lazy": "copyinlazy"}
 
 def measure(world: World) -> Result:
     source = world.small_files("copyin", COUNT, buckets=["copyinsource"])
-    local = world.scratch / "copied"
-    local.mkdir()
+    local = _empty(world.scratch / "copied")
     with ExitStack() as ends:
-        targets = {"local": local}
+        targets = {
+            "local": local,
+            "bare FUSE": ends.enter_context(rivals.bare(_empty(world.scratch / "copiedbare"), world)),
+        }
         for mode, bucket in MOUNTED.items():
             world.server.make_bucket(bucket)
             targets[mode] = world.mount(bucket, write_mode=mode)
@@ -43,16 +49,20 @@ def measure(world: World) -> Result:
                 targets[name] = ends.enter_context(rivals.MOUNTS[name](program, world))
         sides = {name: _copier(world, source, name, target) for name, target in targets.items()}
         sides["local, each file synced"] = partial(_write_synced, world, source)
-        sides["local, synced over what is there"] = partial(_write_over, world, source)
+        sides[OVER] = partial(_write_over, world, source)
         runs = in_turns(ROUNDS, sides)
     for bucket in MOUNTED.values():
         world.unmount(bucket, free=True)
+    runs["bound"] = [1 / (1 / bare + 1 / over) for bare, over in zip(runs["bare FUSE"], runs[OVER], strict=True)]
     met = [name for name in ("rclone", "s3fs") if name in runs]
     figures = []
     for mode in MOUNTED:
         what = f"2,000 files copied in, `{mode}`"
         figures.append(Figure(f"{what}, share of the local disk", 0.25, ratio(runs, mode, "local")))
         figures += [Figure(f"{what}, against {name}", 2, ratio(runs, mode, name)) for name in met]
+    figures.append(
+        Figure("the most that a close that syncs leaves, share of the local disk", 0.25, ratio(runs, "bound", "local"))
+    )
     missing = [name for name in ("rclone", "s3fs") if name not in runs]
     return Result(
         name="copy_in",
@@ -64,6 +74,11 @@ def measure(world: World) -> Result:
         unit="files/s",
         parameters={"files": COUNT, "bytes": SMALL_BYTES},
     )
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def _copier(world: World, source: Path, name: str, target: Path) -> Callable[[], float]:
@@ -79,7 +94,7 @@ def _copy(world: World, source: Path, name: str, target: Path) -> float:
     rate = COUNT / (time.perf_counter() - begin)
     if name in MOUNTED:
         world.wait_until_uploaded()
-    elif name != "local":
+    elif name in rivals.MOUNTS:
         _wait_until_stored(world, name, target.name)
     return rate
 

@@ -3,6 +3,9 @@
 Against bare obstore with 64 in flight behind the same link, which is about the most that the link gives.
 """
 
+from contextlib import nullcontext
+from pathlib import Path
+
 from common import (
     MBPS,
     RTT_MS,
@@ -16,35 +19,51 @@ from common import (
     ratio,
     save,
     say,
+    shuffled_keys,
     shuffled_paths,
 )
+from forebay import FileSystem
 from scratch import settle
 
 COUNT = 2000
 READERS = 8
 ROUNDS = 5
+SEED = 7
+
+
+def read_cold(world: World, bucket: str, endpoint: str, readers: int, *, announced_to: Path | None = None) -> float:
+    """A mount made anew, its folders listed as a loader does, then all files at once; files per second.
+
+    Args:
+        announced_to: the home whose daemon is told the order before.
+    """
+    mountpoint = world.mount(bucket, endpoint=endpoint)
+    paths = shuffled_paths(mountpoint, SEED)
+    children = Readers(paths, readers)
+    settle(world.scratch)
+    with FileSystem(announced_to).job("readers") if announced_to else nullcontext() as job:
+        if job is not None:
+            job.announce([f"/{bucket}{path.removeprefix(str(mountpoint))}" for path in paths])
+        rate = children.run()
+    world.unmount(bucket)
+    return rate
+
+
+def read_bare(local: Path, bucket: str, endpoint: str) -> float:
+    """The same objects by bare obstore with 64 in flight."""
+    return plain_obstore(endpoint, bucket, "range-64", shuffled_keys(local, SEED))
 
 
 def measure(world: World) -> Result:
     buckets = [f"firstepoch{number}" for number in range(ROUNDS)]
     local = world.small_files("firstepoch", COUNT, buckets=buckets)
-    keys = [path[len(str(local)) + 1 :] for path in shuffled_paths(local, 7)]
     unread = iter(buckets)
-
-    def forebay() -> float:
-        """A mount made anew, its folders listed as a loader does, then all files at once."""
-        bucket = next(unread)
-        mountpoint = world.mount(bucket, far=True)
-        readers = Readers(shuffled_paths(mountpoint, 7), READERS)
-        settle(world.scratch)
-        rate = readers.run()
-        world.unmount(bucket)
-        return rate
-
-    def obstore() -> float:
-        return plain_obstore(world.far.endpoint, buckets[0], "range-64", keys)
-
-    runs = in_turns(ROUNDS, {"obstore": obstore, "forebay": forebay})
+    far = world.far.endpoint
+    sides = {
+        "obstore": lambda: read_bare(local, buckets[0], far),
+        "forebay": lambda: read_cold(world, next(unread), far, READERS),
+    }
+    runs = in_turns(ROUNDS, sides)
     return Result(
         name="first_epoch",
         how=f"{COUNT:,} files of 110 KiB in folders, shuffled, {READERS} reader processes, store behind "

@@ -7,45 +7,60 @@ makes four requests of the mount for it.  OPEN; GETATTR, as passthrough voids th
 as open() asks whether it is a terminal; RELEASE.  Each stops a loader to run the daemon, whose code the decoding has
 driven out of the processor's caches: what takes 10 us when warm takes 130 to 160 then, and the loader 60 to 100 more;
 and for 200 to 300 us a processor is idle, as the daemon wakes up on the other one.  It is the same, within the noise,
-with a daemon of real-time priority, of a short time slice, bound to one processor, or awake between requests, and on a
-mount that the kernel knows as read-only, which saves the GETATTR.  Nothing goes to the store.
+with a daemon of real-time priority, of a short time slice, bound to one processor, or awake between requests.  Nothing
+goes to the store.  The price is that of asking at all: a FUSE server that does nothing but answer (`bare_fuse.py`) pays
+it too.  In a folder for small files only the IOCTL is left.
+
+`make test-frameworks` installs what it needs.
 """
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from common import HERE, Figure, Result, World, in_turns, ratio, save, say
-from forebay.testing.leash import leashed
+from common import Figure, Program, Result, World, in_turns, ratio, save, say
+from rivals import bare
 
 COUNT = 2000
 CLASSES = 10
 WIDTH, HEIGHT = 500, 375
 ROUNDS = 9
 SIDES = (  # of each framework, and how pictures_reader.py reads there
-    {"torch, mount": "torch", "torch, read_many": "torch-client", "torch, local": "torch"},
-    {"tensorflow, mount": "tensorflow", "tensorflow, local": "tensorflow"},
+    {
+        "torch, mount": "torch",
+        "torch, small files": "torch",
+        "torch, bare FUSE": "torch",
+        "torch, read_many": "torch-client",
+        "torch, local": "torch",
+    },
+    {"tensorflow, mount": "tensorflow", "tensorflow, small files": "tensorflow", "tensorflow, local": "tensorflow"},
 )
+WHAT = {
+    "PyTorch": "torch, mount",
+    "PyTorch, --small-files": "torch, small files",
+    "PyTorch by `read_many` of a batch": "torch, read_many",
+    "TensorFlow": "tensorflow, mount",
+    "TensorFlow, --small-files": "tensorflow, small files",
+}
 
 
 def measure(world: World) -> Result:
     local = world.upload("frameworks", _make_pictures(world.scratch / "frameworks"))
     mountpoint = world.mount("frameworks")
+    folders = {"local": local, "mount": mountpoint, "read_many": mountpoint}
+    folders["small files"] = world.show("frameworks", "small-files")
+    folders["bare FUSE"] = world.enter(bare(local, world))
     runs: dict[str, list[float]] = {}
     for ways in SIDES:
         with ExitStack() as readers:
             sides = {}
             for side, way in ways.items():
-                folder = local if side.endswith("local") else mountpoint
-                sides[side] = partial(_epoch, readers.enter_context(_reader(world, way, folder)))
+                folder = folders[side.partition(", ")[2]]
+                reader = Program.started("pictures_reader.py", way, str(folder), environment=world.environment)
+                sides[side] = readers.enter_context(reader).ask
             runs |= in_turns(ROUNDS, sides)
     size = sum(path.stat().st_size for path in local.rglob("*.jpg")) // COUNT
     return Result(
@@ -53,13 +68,10 @@ def measure(world: World) -> Result:
         how=f"{COUNT:,} JPEGs of {size // 1024} KiB in {CLASSES} folders, decoded to 224 x 224; PyTorch: a DataLoader "
         f"with 2 processes, TensorFlow: image_dataset_from_directory; all cached; {ROUNDS} epochs of each in turns",
         figures=[
-            Figure("PyTorch, images/s, share of the local disk", 0.97, ratio(runs, "torch, mount", "torch, local")),
-            Figure("the same by `read_many` of a batch", 0.97, ratio(runs, "torch, read_many", "torch, local")),
             Figure(
-                "TensorFlow, images/s, share of the local disk",
-                0.97,
-                ratio(runs, "tensorflow, mount", "tensorflow, local"),
-            ),
+                f"{what}, images/s, share of the local disk", 0.97, ratio(runs, side, f"{side.split(',')[0]}, local")
+            )
+            for what, side in WHAT.items()
         ],
         runs=runs,
         unit="images/s",
@@ -79,27 +91,6 @@ def _make_pictures(folder: Path) -> Path:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(make, range(COUNT)))
     return folder
-
-
-@contextmanager
-def _reader(world: World, way: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has read the folder once."""
-    command = leashed([sys.executable, str(HERE / "pictures_reader.py"), way, str(folder)])
-    environment = os.environ | world.environment
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout is not None
-        if reader.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{way} failed; make test-frameworks installs it")
-        yield reader
-
-
-def _epoch(reader: subprocess.Popen[str]) -> float:
-    """One more epoch; images per second."""
-    assert reader.stdin is not None
-    assert reader.stdout is not None
-    reader.stdin.write("\n")
-    reader.stdin.flush()
-    return float(reader.stdout.readline())
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ the link.
 """
 
 import statistics
-from contextlib import nullcontext
+from functools import partial
+from itertools import count
 
-from common import MBPS, RTT_MS, SMALL_BYTES, Figure, Readers, Result, World, plain_obstore, save, say, shuffled_paths
-from forebay import FileSystem
-from scratch import settle
+from common import MBPS, RTT_MS, SMALL_BYTES, Figure, Result, World, in_turns, save, say
+from first_epoch import read_bare, read_cold
 
 COUNT = 4_000
 LOADERS = 2
@@ -18,23 +18,18 @@ ROUNDS = 3
 
 def measure(world: World) -> Result:
     local = world.small_files("nohint", COUNT, in_sink=True)
-    keys = [path.removeprefix(f"{local}/") for path in shuffled_paths(local, 7)]
-    runs: dict[str, list[float]] = {"no hint": [], "announced": [], "bare obstore": []}
-    for number in range(ROUNDS):
-        for side, rates in runs.items():
-            if side == "bare obstore":
-                rates.append(plain_obstore(world.sink.far_endpoint, "nohint", "range-64", keys))
-                continue
-            with world.another_forebay(f"nohint-{side[:2]}{number}") as home:
-                mountpoint = world.mount("nohint", endpoint=world.sink.far_endpoint)
-                paths = shuffled_paths(mountpoint, 7)
-                readers = Readers(paths, LOADERS)
-                settle(world.scratch)
-                with FileSystem(home).job("loaders") if side == "announced" else nullcontext() as job:
-                    if job is not None:
-                        job.announce([f"/nohint{path.removeprefix(str(mountpoint))}" for path in paths])
-                    rates.append(readers.run())
-                world.unmount("nohint")
+    far, numbers = world.sink.far_endpoint, count()
+
+    def forebay(*, is_announced: bool) -> float:
+        with world.another_forebay(f"nohint{next(numbers)}") as home:
+            return read_cold(world, "nohint", far, LOADERS, announced_to=home if is_announced else None)
+
+    sides = {
+        "no hint": partial(forebay, is_announced=False),
+        "announced": partial(forebay, is_announced=True),
+        "bare obstore": partial(read_bare, local, "nohint", far),
+    }
+    runs = in_turns(ROUNDS, sides)
     link = MBPS * 1e6 / SMALL_BYTES
     return Result(
         name="no_hint",

@@ -106,6 +106,15 @@ MOUNTS = {"rclone": rclone, "s3fs": s3fs}
 
 
 @contextmanager
+def bare(folder: Path, world: World) -> Iterator[Path]:
+    """A folder of the local disk, shown by the least that a FUSE server in Python can be."""
+    mountpoint = world.scratch / "mnt" / f"bare-{folder.name}"
+    command = [sys.executable, str(HERE / "bare_fuse.py"), str(folder), str(mountpoint)]
+    with _mounted("bare FUSE", command, mountpoint, world, dict(os.environ)):
+        yield mountpoint
+
+
+@contextmanager
 def _mounted(
     name: str, command: list[str], mountpoint: Path, world: World, environment: dict[str, str]
 ) -> Iterator[None]:

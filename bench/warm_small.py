@@ -1,4 +1,8 @@
-"""Warm shuffled read of many small files by one process: Forebay, the native disk and JuiceFS, in turns."""
+"""Warm shuffled read of many small files by one process: Forebay, the native disk and JuiceFS, in turns.
+
+Forebay three times: a folder as it is made without options, and the two kinds for data that are only read.  And the
+least that a FUSE server in Python can be, over the native disk: what Forebay adds to the price of any.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -7,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from common import (
+    KINDS,
     SMALL_BYTES,
     Figure,
     Result,
@@ -19,7 +24,7 @@ from common import (
     say,
     shuffled_paths,
 )
-from rivals import find_juicefs, juicefs
+from rivals import bare, find_juicefs, juicefs
 
 COUNT = 5000
 ROUNDS = 7
@@ -30,6 +35,8 @@ def measure(world: World) -> Result:
     mountpoint = world.mount("warmsmall")
     world.forebay("fs", "load", "/warmsmall")
     folders = {"native": native, "forebay": mountpoint}
+    folders |= {kind: world.show("warmsmall", kind) for kind in KINDS[1:]}
+    folders["bare FUSE"] = world.enter(bare(native, world))
     if program := find_juicefs():
         folders["juicefs"] = world.enter(juicefs(program, world))
         _copy(native, folders["juicefs"])
@@ -37,7 +44,7 @@ def measure(world: World) -> Result:
         for seed in (0, 1):  # caches of every kind are warm afterwards
             read_files(shuffled_paths(folder, seed))
     runs = in_turns(ROUNDS, {name: _reader(folder, read_files) for name, folder in folders.items()})
-    bare = in_turns(ROUNDS, {name: _reader(folder, read_files_bare) for name, folder in folders.items()})
+    by_calls = in_turns(ROUNDS, {name: _reader(folder, read_files_bare) for name, folder in folders.items()})
     world.unmount("warmsmall")
     return Result(
         name="warm_small",
@@ -46,9 +53,9 @@ def measure(world: World) -> Result:
         "SeaweedFS, local cache, open-cache on",
         figures=[
             *_figures(runs, "warm shuffled read of 5,000 files"),
-            *_figures(bare, "the same by bare system calls"),
+            *_figures(by_calls, "the same by bare system calls"),
         ],
-        runs=runs | {f"{name}, bare": values for name, values in bare.items()},
+        runs=runs | {f"{name}, bare": values for name, values in by_calls.items()},
         unit="files/s",
         parameters={"files": COUNT, "bytes": SMALL_BYTES},
     )
@@ -67,9 +74,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _figures(runs: dict[str, list[float]], what: str) -> list[Figure]:
-    figures = [Figure(f"{what}, share of native", 0.35, ratio(runs, "forebay", "native"))]
-    if "juicefs" in runs:
-        figures.append(Figure(f"{what}, against JuiceFS", 1.5, ratio(runs, "forebay", "juicefs")))
+    figures = []
+    for side in ("forebay", *KINDS[1:]):
+        of_kind = what if side == "forebay" else f"{what}, --{side}"
+        figures.append(Figure(f"{of_kind}, share of native", 0.35, ratio(runs, side, "native")))
+        if "juicefs" in runs:
+            figures.append(Figure(f"{of_kind}, against JuiceFS", 1.5, ratio(runs, side, "juicefs")))
     return figures
 
 

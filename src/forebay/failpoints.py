@@ -24,6 +24,8 @@ NAMES: tuple[str, ...] = (
     "upload.begun",
     "upload.sent",  # the store has a file, and nothing here says so
     "upload.learned",  # names say so, and the journal does not
+    "draft.gives_way",  # the journal says that a file is about to be removed or replaced, and the store does not know
+    "draft.replaced",  # it has been, and the journal would still send it
     "journal.released",  # the oldest segments are said to be free, and have not been used again
 )
 

@@ -87,7 +87,11 @@ class Announcer(Generic[T]):
         self._is_silent = False
 
     def find(self, item: T) -> list[str]:
-        """The virtual paths of an item's files, as far as they lie in Forebay."""
+        """The virtual paths of an item's files, as far as they lie in Forebay.
+
+        Raises:
+            TypeError: what was said to be its files is no path.
+        """
         if self._is_silent:
             return []
         files = self._files(item)
@@ -97,6 +101,11 @@ class Announcer(Generic[T]):
         except FsError as error:
             self._fall_silent(str(error))
             return []
+        except TypeError as error:  # the program's mistake, and not for it to find out by reading slowly
+            way = "files= of Lookahead or LookaheadPipe, paths= of LookaheadSampler"
+            raise TypeError(
+                f"{files!r} is neither a path nor several; say where a sample's files are: {way}"
+            ) from error
 
     def announce(self, found: list[str]) -> None:
         """Tell what comes next."""

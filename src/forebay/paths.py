@@ -3,9 +3,9 @@
 Names hold any other character, newlines and undecodable bytes (as surrogate escapes) included.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from forebay.errors import Invalid, NameTooLong
+from forebay.errors import FsError, Invalid, NameTooLong, NotFound, ReadOnly
 
 NAME_BYTES_MAX = 255  # NAME_MAX of Linux, limits.h
 
@@ -65,6 +65,19 @@ def check_name(name: str) -> None:
         raise Invalid(f"{name!r} is no name of a file", path=name)
 
 
+def is_utf8(name: str) -> bool:
+    """Is it text, and no bytes that are none?
+
+    >>> is_utf8("é"), is_utf8("\\udcff")
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def join(folder: str, name: str) -> str:
     """The path of `name` in `folder`; both already in normal form."""
     return f"/{name}" if folder == "/" else f"{folder}/{name}"
@@ -113,3 +126,23 @@ def shown(local_path: str, folders: Iterable[tuple[str, str]]) -> tuple[str, str
         return None
     local, tree = max(fitting, key=lambda pair: len(pair[0]))
     return tree, local_path[len(local) :]
+
+
+def message_of(error: FsError, folders: Callable[[], Iterable[tuple[str, str]]]) -> str:
+    """An error's message; of a path that is not in the tree, but below a local folder, with the one that is.
+
+    Args:
+        error: as it is told to who gave a path.
+        folders: as of `shown`.
+
+    >>> message_of(NotFound("no such file: /mnt/a/b", path="/mnt/a/b"), lambda: [("/mnt", "/data")])
+    'no such file: /mnt/a/b; in the tree, what the local folder shows there is /data/a/b'
+    >>> message_of(NotFound("no such file: /a", path="/a"), lambda: [("/mnt", "/data")])
+    'no such file: /a'
+    """
+    if not isinstance(error, NotFound | ReadOnly) or not isinstance(error.filename, str):
+        return error.message
+    found = shown(error.filename, folders())
+    if found is None:
+        return error.message
+    return f"{error.message}; in the tree, what the local folder shows there is {normalize(''.join(found))}"

@@ -70,6 +70,17 @@ def test_a_move_that_cannot_be_leaves_all_as_it_was(forebay: RunForebay, mounted
     assert (names(mounted), names(other)) == before
 
 
+def test_a_copy_to_or_from_an_absolute_path_of_this_machine_says_how_that_is_written(
+    forebay: RunForebay, mounted: Path, tmp_path: Path
+) -> None:
+    there, new = mounted / "a.txt", tmp_path / "new"
+    for words, of in (((str(there), "/data/in"), there), (("/data/in/a.txt", str(new)), new)):
+        ran = forebay("fs", "cp", *words)
+        assert (ran.code, ran.err.endswith(f"; that of this machine is written file:{of}\n")) == (1, True), ran.err
+    assert forebay("fs", "cp", "/data/in/a.txt", f"file:{new}").code == 0
+    assert new.read_bytes() == b"hello\n"
+
+
 def test_touch_makes_files_and_sets_times_and_chmod_sets_modes(forebay: RunForebay, mounted: Path) -> None:
     assert forebay("fs", "touch", "--time", "2020-01-01T00:00:00Z", "/data/in/new", "/data/in/a.txt").code == 0
     assert (mounted / "new").read_bytes() == b""

@@ -385,7 +385,7 @@ async def test_a_file_that_was_removed_right_after_it_was_sent_does_not_come_bac
     assert await rig.after_a_crash(tmp_path / "crashed") == []
 
 
-async def crash(*_: object) -> None:
+async def crash(*_: object, **__: object) -> None:
     raise FsError("all ends here")
 
 
@@ -497,9 +497,6 @@ async def test_a_whole_file_written_over_one_that_is_on_its_way_is_not_in_confli
     while rig.faulty.script:
         await asyncio.sleep(0.001)
 
-    async def two() -> AsyncIterator[bytes]:
-        yield b"two"
-
     writing = asyncio.create_task(rig.fs.write("/s/f", two()))
     for _ in range(20):
         await asyncio.sleep(0.001)
@@ -508,6 +505,108 @@ async def test_a_whole_file_written_over_one_that_is_on_its_way_is_not_in_confli
     await rig.settled()
     assert await rig.stored("f") == b"two"
     assert rig.uploads() == {}
+
+
+async def two(*_: object) -> AsyncIterator[bytes]:
+    yield b"two"
+
+
+async def waiting(rig: Writing, mode: str) -> None:
+    """The store has a file, and what was written of it after that waits."""
+    await rig.start(mode)
+    await rig.save("/s/f", b"one")
+    await rig.settled()
+    rig.down()
+    with contextlib.suppress(Unavailable):
+        await rig.save("/s/f", b"waits", truncate=True)
+    await rig.until(lambda: all(draft.record is not None for draft in rig.fs.drafts) and not rig.fs.uploader._running)
+    rig.up()
+
+
+@MODES
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_file_that_waits_is_sent_although_its_removal_failed_or_nobody_heard_of_it(
+    rig: Writing, mode: str, is_done: bool, restarts: bool
+) -> None:
+    await waiting(rig, mode)
+    delete = rig.memory("s").delete
+
+    async def failing(key: str) -> None:
+        if is_done:
+            await delete(key)
+        raise DOWN
+
+    rig.memory("s").delete = failing  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await rig.fs.changes.unlink("/s/f")
+    assert await rig.read("/s/f") == b"waits"
+    rig.memory("s").delete = delete  # type: ignore[method-assign]
+    if restarts:
+        await rig.restart()
+        rig.fs.start()
+    await rig.settled()
+    assert await rig.stored("f") == b"waits"
+    assert rig.uploads() == {}
+    assert await rig.names("/s") == ["f"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_file_that_waits_is_sent_although_a_whole_one_came_in_its_place_and_nobody_heard_of_it(
+    rig: Writing, restarts: bool
+) -> None:
+    await waiting(rig, "through")
+    hear_answers = rig.lose_answers()
+    with pytest.raises(Unavailable):
+        await rig.fs.write("/s/f", two())
+    hear_answers()
+    assert await rig.read("/s/f") == b"waits"
+    if restarts:
+        await rig.restart()
+        rig.fs.start()
+    await rig.settled()
+    assert await rig.stored("f") == b"waits"
+    assert rig.uploads() == {}
+    assert await rig.names("/s") == ["f"]
+
+
+async def test_a_whole_file_is_not_sent_before_the_journal_has_forgotten_what_it_replaces(rig: Writing) -> None:
+    await waiting(rig, "back")
+    before = rig.fs.drafts.find("/s/f")
+    assert before is not None
+    async with before.recording:  # somebody who has it open has just called fsync
+        writing = asyncio.create_task(rig.fs.write("/s/f", two()))
+        await rig.until(lambda: rig.fs.drafts.find("/s/f") is not before)
+        rig.fs.uploader.hurry()
+        await rig.pass_time(100)
+        assert await rig.stored("f") == b"one"
+    await writing
+    await rig.settled()
+    assert await rig.stored("f") == b"two"
+
+
+@MODES
+@pytest.mark.parametrize("change", ["unlink", "write"])
+async def test_what_the_store_has_done_does_not_fail_for_want_of_room_in_the_journal(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch, mode: str, change: str
+) -> None:
+    await waiting(rig, mode)
+    append = rig.fs.journal.append
+
+    async def full(about: str, fields: Mapping[str, object], body: bytes | None = None) -> object:
+        if fields.get("gone"):
+            raise NoSpace("the disk is full")
+        return await append(about, fields, body)
+
+    monkeypatch.setattr(rig.fs.journal, "append", full)
+    await (rig.fs.changes.unlink("/s/f") if change == "unlink" else rig.fs.write("/s/f", two()))
+    await rig.settled()
+    await rig.restart()
+    rig.fs.start()
+    await rig.settled()
+    assert await rig.stored("f") == (None if change == "unlink" else b"two")
+    assert rig.uploads() == {}
+    assert rig.staged() == []
 
 
 async def test_a_file_that_is_written_on_right_after_it_was_sent_is_not_in_conflict_with_itself_after_a_crash(

@@ -55,12 +55,12 @@ def mnt(forebay_home: Path) -> Path:
 
 @pytest.fixture
 def mounted(forebay: RunForebay, folder: Path, mnt: Path) -> Callable[..., Path]:
-    """Mount the folder at /data and /data at `mnt`; give the local path of the data."""
+    """Mount the folder at /data, show that at `mnt`, each with options, and give the local path of the data."""
 
-    def mount(*options: str) -> Path:
+    def mount(*options: str, shown: tuple[str, ...] = ()) -> Path:
         ran = forebay("fs", "mount", "/data", f"file://{folder}", *options)
         assert ran.code == 0, ran.err
-        ran = forebay("fuse", "mount", str(mnt), "/data")
+        ran = forebay("fuse", "mount", *shown, str(mnt), "/data")
         assert ran.code == 0, ran.err
         return mnt
 

@@ -95,6 +95,18 @@ def test_each_pass_reads_from_where_it_says(mounted_s3: MountS3, forebay: RunFor
     assert grown["hits"] + grown["misses"] == 3 * PICTURES
 
 
+def test_what_stays_cached_in_the_cold_pass_is_told_and_what_shows_twice_is_not(
+    mounted_s3: MountS3, forebay: RunForebay, s3: SeaweedS3, bucket: str
+) -> None:
+    mounted_s3()
+    assert forebay("fs", "mount", "/data/again", f"s3://{bucket}/train/", *s3_options(s3)).code == 0
+    assert forebay("fs", "load", "/data").code == 0
+    assert "not all cold" not in forebay("bench", "train", "/data", "--no-decode").err
+    assert forebay("fs", "pin", "/data/train/c0/00.jpg").code == 0
+    ran = forebay("bench", "train", "/data/train", "--no-decode")
+    assert "forebay: 1 file pinned or open: kept in the cache, so cold is not all cold\n" in ran.err
+
+
 def test_the_table_says_what_it_means(mounted_s3: MountS3, forebay: RunForebay) -> None:
     ran = forebay("bench", "train", str(mounted_s3()), "--limit", "7", "--workers", "3")
     assert ran.lines[0].split() == ["read", "from", "images/s", "MB/s", "waiting", "for", "data", "files"]

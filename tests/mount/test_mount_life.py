@@ -84,6 +84,34 @@ def test_a_path_that_is_not_there_or_no_folder_cannot_be_shown(forebay: RunForeb
     assert mounted_at(mnt) == 0
 
 
+LOCAL = """
+import forebay
+fs = forebay.FileSystem()
+found = fs.read_many([argv[1]])
+for act in (lambda: fs.open(argv[1]), lambda: fs.read(argv[1]), lambda: fs.write(argv[1], b"x")):
+    try: act()
+    except OSError as error: found.append(error)
+print(*found, sep="\\n")
+"""
+
+
+def test_who_names_a_local_path_where_one_of_the_tree_is_wanted_is_told_that_one(
+    mounted: Mount, forebay: RunForebay, folder: Path, child: Child
+) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "f").write_bytes(b"f")
+    local = f"{mounted()}/sub"
+    told = "in the tree, what the local folder shows there is /data/sub"
+    for words in (("ls",), ("stat",), ("load",), ("unmount",)):
+        ran = forebay("fs", *words, local)
+        assert (ran.code, ran.err.endswith(f"; {told}\n")) == (1, True), ran.err
+    messages = child(LOCAL, f"{local}/f").stdout.decode().splitlines()
+    assert [message.partition("; in the tree, ")[2] for message in messages] == [
+        "what the local folder shows there is /data/sub/f"
+    ] * 4
+    assert "in the tree" not in forebay("fs", "ls", "/nothing").err
+
+
 def test_a_mount_over_a_mount_is_refused(mounted: Mount, forebay: RunForebay, mnt: Path) -> None:
     mounted()
     ran = forebay("fuse", "mount", str(mnt), "/")
@@ -105,7 +133,7 @@ def test_a_busy_mount_names_who_uses_it_and_goes_by_force(
         assert f"(pid {holder.process.pid})" in ran.err
         assert mounted_at(mnt) == 1
         store = forebay("fs", "unmount", "/data")
-        assert (store.code, "/data is busy: 1 of its files are open" in store.err) == (1, True)
+        assert (store.code, "/data is busy: 1 of its files is open; end the programs" in store.err) == (1, True)
         assert forebay("fuse", "unmount", "--force", str(mnt)).code == 0
         assert mounted_at(mnt) == 0
 

@@ -1,9 +1,11 @@
 """What programs see in a mount: names, bytes, attributes and errors, as on a disk that is write-protected."""
 
 import hashlib
+import json
 import os
 import random
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,10 +60,13 @@ def test_rsync_copies_it_and_then_finds_nothing_to_do(mounted: Mount, folder: Pa
     assert again.stdout == b""
 
 
-def test_every_byte_is_right_however_it_is_read(mounted: Mount, folder: Path, mnt: Path, child: Child) -> None:
+@pytest.mark.parametrize("shown", [(), ("--readonly",), ("--small-files",)])
+def test_every_byte_is_right_however_it_is_read(
+    shown: tuple[str, ...], mounted: Mount, folder: Path, mnt: Path, child: Child
+) -> None:
     data = some_bytes(9_500_000)
     fill(folder, {"f": data})
-    mounted()
+    mounted(shown=shown)
     code = """
 import mmap, random
 data = open(argv[2], 'rb').read()
@@ -154,17 +159,102 @@ CHANGES = {
     "mknod": "os.mkfifo(root + '/g')",
 }
 
+EVERY_CHANGE_IS_REFUSED = "root = argv[1]\n" + "\n".join(
+    f"try: {call}\nexcept OSError as error: assert error.errno == errno.EROFS, ({name!r}, error)\n"
+    f"else: raise AssertionError({name!r})"
+    for name, call in CHANGES.items()
+)
+
 
 def test_every_change_is_refused_as_on_a_read_only_disk(mounted: Mount, folder: Path, mnt: Path, child: Child) -> None:
     fill(folder, {"f": b"one", "d/x": b""})
     mounted("--readonly")
-    code = "root = argv[1]\n" + "\n".join(
-        f"try: {call}\nexcept OSError as error: assert error.errno == errno.EROFS, ({name!r}, error)\n"
-        f"else: raise AssertionError({name!r})"
-        for name, call in CHANGES.items()
-    )
-    child(code, mnt)
+    child(EVERY_CHANGE_IS_REFUSED, mnt)
     assert (folder / "f").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("kind", ["readonly", "small-files"])
+def test_a_readonly_folder_refuses_every_change_also_where_the_mount_takes_them_and_after_a_restart(
+    kind: str, mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"f": b"one", "d/x": b""})
+    mounted(shown=(f"--{kind}",))
+    child(EVERY_CHANGE_IS_REFUSED, mnt)
+    assert forebay("stop").code == 0
+    assert kind.replace("-", " ") in forebay("fuse", "stat").out.decode()
+    child(EVERY_CHANGE_IS_REFUSED, mnt)
+    assert (folder / "f").read_bytes() == b"one"
+
+
+def requests(forebay: RunForebay) -> dict[str, int]:
+    """What the kernel has asked of the one local folder, by opcode."""
+    (info,) = json.loads(forebay("fuse", "stat", "--json").out)
+    return Counter(info["requests"])
+
+
+READ_A_HUNDRED_TIMES = "for _ in range(100): assert open(argv[1], 'rb').read() == b'one'"
+
+
+def test_a_readonly_folder_is_not_asked_for_attributes_at_each_open_of_a_cached_file(
+    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"f": b"one"})
+    mounted(shown=("--readonly",))
+    child(READ_A_HUNDRED_TIMES, mnt / "f")
+    asked = requests(forebay)
+    assert asked["OPEN"] == 100
+    assert asked["GETATTR"] < 10
+
+
+def test_a_folder_for_small_files_is_asked_for_bytes_once_and_never_for_opens(
+    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"f": b"one"})
+    mounted(shown=("--small-files",))
+    child(READ_A_HUNDRED_TIMES, mnt / "f")
+    asked = requests(forebay)
+    assert asked["READ"] <= 2
+    assert asked["OPEN"] <= 1
+    assert asked["RELEASE"] + asked["GETATTR"] < 10
+
+
+def test_a_folder_for_small_files_shows_what_others_write_as_it_is_now(
+    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"log": b""})
+    mounted("--write-mode", "back", shown=("--small-files",))
+    writable = mnt.parent / "writable"
+    writable.mkdir()
+    assert forebay("fuse", "mount", str(writable), "/data").code == 0
+    code = """
+import time
+with open(argv[2] + '/log', 'ab', buffering=0) as file:
+    for length in range(0, 30_000, 1000):
+        file.write(b'x' * 1000)
+        assert open(argv[1] + '/log', 'rb').read() == b'x' * (length + 1000), length
+        time.sleep(0.001)
+with open(argv[2] + '/log', 'r+b', buffering=0) as file:
+    for value in range(10):
+        file.seek(100); file.write(bytes([value]))
+        assert open(argv[1] + '/log', 'rb').read()[100] == value, value
+        time.sleep(0.001)
+assert open(argv[1] + '/log', 'rb').read()[100] == 9
+"""
+    child(code, mnt, writable)
+
+
+def test_a_folder_for_small_files_shows_what_has_changed_in_the_store(
+    mounted: Mount, folder: Path, mnt: Path, child: Child
+) -> None:
+    fill(folder, {"f": b"one"})
+    mounted("--freshness", "always", shown=("--small-files",))
+    code = """
+for number in range(5):
+    open(argv[2] + '/new', 'w').write(f'version {number}')
+    os.rename(argv[2] + '/new', argv[2] + '/f')
+    assert open(argv[1] + '/f').read() == f'version {number}', number
+"""
+    child(code, mnt, folder)
 
 
 def test_attributes_are_those_of_the_store_and_tell_where_a_file_is(

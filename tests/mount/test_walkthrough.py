@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,22 @@ def walk(forebay: RunForebay, bucket: str, data: None, options: list[str], mnt: 
         ran = forebay(*words)
         assert ran.code == 0, ran.err
     return mnt / "imagenet"
+
+
+def test_the_places_of_the_recipes_are_made_word_for_word(
+    forebay: RunForebay, bucket: str, options: list[str], mnt: Path
+) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/FRAMEWORKS.md"
+    lines = re.findall(r"^    ((?:forebay|mkdir) .+)$", page.read_text(), flags=re.MULTILINE)
+    assert len(lines) == 5
+    for line in lines:
+        program, *words = line.replace("/mnt/fuse", str(mnt)).replace("my-bucket", bucket).split()
+        if program == "mkdir":
+            subprocess.run([program, *words], timeout=60, check=True)
+            continue
+        ran = forebay(*words, *(options if words[:2] == ["fs", "mount"] else ()))
+        assert ran.code == 0, ran.err
+    assert subprocess.run(["ls", mnt], capture_output=True, timeout=60, check=True).stdout == b"data\nruns\n"
 
 
 @pytest.mark.usefixtures("forebay_home")

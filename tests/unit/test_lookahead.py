@@ -84,6 +84,12 @@ def test_items_may_have_several_files_or_none(daemon: Recorder) -> None:
     assert daemon.advanced == 3
 
 
+@pytest.mark.parametrize("item", [3, ("/mnt/a.jpg", 3), None])
+def test_what_is_no_path_is_refused_with_the_way_to_tell_it(daemon: Recorder, item: object) -> None:
+    with pytest.raises(TypeError, match=r"is neither a path nor several; .*: files= of Lookahead"):
+        list(Lookahead([item]))
+
+
 def test_urls_are_announced_as_they_are(daemon: Recorder) -> None:
     assert list(Lookahead(["forebay://data/pictures/1.jpg"])) == ["forebay://data/pictures/1.jpg"]
     assert daemon.announced == ["forebay://data/pictures/1.jpg"]

@@ -22,6 +22,7 @@ from forebay.cache.policy import Dataset
 from forebay.clock import Clock
 from forebay.config.settings import CacheDir
 from forebay.errors import Busy, Denied, NoSpace
+from forebay.opened import opened_folder
 from forebay.types import Buffer
 from forebay.units import KIB, MIB
 
@@ -187,12 +188,9 @@ class CacheDisk:
 
     def sync(self) -> None:
         """Bring every cached byte to the disk, so that a reboot finds a clean index.  Blocks."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with opened_folder(self.path) as fd:
             if _libc.syncfs(fd) != 0:
                 raise OSError(ctypes.get_errno(), "syncfs failed")
-        finally:
-            os.close(fd)
 
 
 def _waits() -> int:
@@ -226,13 +224,8 @@ def _spread(folder: str) -> None:
     It then gives each a block group of its own.  Else all cache files share one group, where making a file took
     500 us instead of 50 after many were deleted: without a journal, ext4 looks at each inode deleted of late.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with opened_folder(folder) as fd, contextlib.suppress(OSError):  # another file system: nothing to spread
         flags = array("i", [0, 0])  # the ioctl's number says long, the kernel copies an int
         fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
         flags[0] |= _FS_TOPDIR_FL
         fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
-    except OSError:
-        pass  # another file system: nothing to spread
-    finally:
-        os.close(fd)

@@ -1,6 +1,7 @@
 """Small numbers for objects, so that what is known of a million of them fits into flat arrays.  Pure.
 
-An object takes 16 bytes here and those of its name in its folder; one that was numbered keeps its number.
+An object takes 16 bytes here and those of its name in its folder, and 8 more if there are links; one that was numbered
+keeps its number.
 """
 
 from array import array
@@ -19,7 +20,7 @@ class Place(NamedTuple):
     location: str  # the store's
     folder: str  # of the key, without a slash at its end
     dataset: Dataset
-    path: str  # the virtual folder that shows it
+    path: str  # the virtual folder that shows it; "" until somebody says
     cut: int  # how much of a name the mount's prefix takes; 0 but for a shared prefix
 
 
@@ -41,15 +42,19 @@ class Numbers:
         self._ends = array("Q")  # where each name ends in `_names`
         self._names = bytearray()
         self._shards = [array("Q") for _ in range(_SHARDS)]  # 32 bits of the name's hash, then the number
+        self._targets = array("I")  # by object: one past the number of what it leads to, 0 if it is no link
+        self._links = array("I")  # by object: one past the number of a link to it
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def place(self, place: Place) -> int:
-        """The number of a folder."""
+        """The number of a folder; one that was known without its path learns that."""
         known = self._place_numbers.setdefault((place.location, place.folder), len(self._places))
         if known == len(self._places):
             self._places.append(place)
+        elif not self._places[known].path:
+            self._places[known] = place
         return known
 
     def add(self, place: int, name: str) -> int:
@@ -90,6 +95,21 @@ class Numbers:
 
     def _name(self, number: int) -> bytes:
         return bytes(self._names[self._ends[number - 1] if number else 0 : self._ends[number]])
+
+    def lead(self, link: int, target: int) -> None:
+        """Note that a symbolic link leads to an object."""
+        for known in (self._targets, self._links):
+            known.frombytes(bytes(4 * (len(self) - len(known))))
+        self._targets[link] = target + 1
+        self._links[target] = link + 1
+
+    def target(self, number: int) -> int:
+        """What a link leads to, as far as that is known; of anything else, itself."""
+        return self._targets[number] - 1 if number < len(self._targets) and self._targets[number] else number
+
+    def link(self, number: int) -> int:
+        """A link by which somebody comes to an object; if there is none, itself."""
+        return self._links[number] - 1 if number < len(self._links) and self._links[number] else number
 
     def dataset(self, number: int) -> Dataset:
         """The data set of an object."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -18,7 +19,16 @@ import typer
 
 from forebay import paths
 from forebay.cli.loader import Done, Work
-from forebay.cli.output import duration_text, note, percent, put, put_json, put_sentence, put_table
+from forebay.cli.output import (
+    count_text,
+    duration_text,
+    note,
+    percent,
+    put,
+    put_json,
+    put_sentence,
+    put_table,
+)
 from forebay.cli.session import connect, session_of
 from forebay.cli.words import AsJson, Misuse, example
 from forebay.clock import SystemClock
@@ -53,7 +63,6 @@ class Sample(NamedTuple):
 
     where: Places
     names: list[str]  # below it
-    cached_files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +108,9 @@ def train(
     seconds_each = parse_duration(seconds)
     if seconds_each <= 0:
         raise Misuse(f"--seconds {seconds}: more than 0")
-    decode = _may_decode(decode)
     client = connect(context)
     sample = _sample(client, folder, limit)
+    decode = _may_decode(decode)
     plan = _Plan(workers, batch, decode, seconds_each)
     passes = list(_measure(client, sample, plan, session_of(context).socket))
     if as_json:
@@ -129,19 +138,18 @@ def _may_decode(wanted: bool | None) -> bool:
 
 def _sample(client: Client, folder: str, limit: int) -> Sample:
     where = _places(client, folder)
-    names: list[str] = []
-    cached_files = 0
-    with contextlib.closing(client.stream("GET", "/v1/fs/list", query={"path": where.path, "recursive": 1})) as listing:
-        for entry in listing:
-            if entry.get("kind") == "file" and entry["size"]:
-                names.append(paths.relative(entry["path"], where.path))
-                cached_files += entry["cached_bytes"] > 0
-            if len(names) == limit:
-                break
+    names = [paths.relative(entry["path"], where.path) for entry in _files(client, where.path, limit)]
     if not names:
         raise NotFound(f"{folder} holds no files to read", path=where.path)
     random.Random(SEED).shuffle(names)
-    return Sample(where, names, cached_files)
+    return Sample(where, names)
+
+
+def _files(client: Client, path: str, limit: int) -> Iterator[dict[str, Any]]:
+    """The first files below a folder that hold something."""
+    with contextlib.closing(client.stream("GET", "/v1/fs/list", query={"path": path, "recursive": 1})) as listing:
+        found = (entry for entry in listing if entry.get("kind") == "file" and entry["size"])
+        yield from itertools.islice(found, limit)
 
 
 def _places(client: Client, folder: str) -> Places:
@@ -154,7 +162,14 @@ def _places(client: Client, folder: str) -> Places:
     if not folder.startswith("/"):
         raise NotFound(f"{folder} is in no local folder of Forebay; forebay fuse stat lists them", path=folder)
     path = paths.normalize(folder)
-    if client.call("GET", "/v1/fs/stat", query={"path": path})["kind"] != "folder":
+    try:
+        kind = client.call("GET", "/v1/fs/stat", query={"path": path})["kind"]
+    except NotFound as error:
+        message = (
+            f"{folder} is neither in a local folder of Forebay (forebay fuse stat lists them) nor a folder of the tree"
+        )
+        raise NotFound(message, path=folder) from error
+    if kind != "folder":
         raise Invalid(f"{path} is a file; give a folder", path=path)
     for mountpoint, root, is_passed in shown:
         if paths.is_within(path, root):
@@ -199,14 +214,14 @@ def _shares(names: Sequence[str], plan: _Plan) -> list[list[str]]:
 
 
 def _make_cold(client: Client, sample: Sample) -> None:
-    freed = 0
+    where = sample.where
     for name in sample.names:
-        freed += client.call("POST", "/v1/fs/free", {"path": paths.join(sample.where.path, name)})["files"]
-        if not sample.where.is_passed:
-            with open(os.path.join(sample.where.folder, name), "rb") as file:  # what the kernel itself holds of it
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if freed < sample.cached_files:
-        note(f"{sample.cached_files - freed} of the files are pinned or open, and stay cached: cold is not all cold")
+        client.call("POST", "/v1/fs/free", {"path": paths.join(where.path, name)})
+    if stay := sum(entry["cached_bytes"] > 0 for entry in _files(client, where.path, len(sample.names))):
+        note(f"{count_text(stay)} pinned or open: kept in the cache, so cold is not all cold")
+    for name in () if where.is_passed else sample.names:
+        with open(os.path.join(where.folder, name), "rb") as file:  # what the kernel itself holds of it
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _wait_until_quiet(client: Client) -> None:

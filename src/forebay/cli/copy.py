@@ -7,6 +7,7 @@ Callers: `forebay fs cp`, one copy at a time.  Locks: `_Tally.lock` guards the c
 On Ctrl-C every transfer ends at its next chunk and leaves nothing half-written behind.
 """
 
+import os
 import posixpath
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,6 +77,8 @@ class _Planner:
         """Plan one source; raises what stands in its way."""
         kind = self._source.find_kind(path)
         if kind is None:
+            if os.path.exists(path):  # and it was looked for in the tree
+                raise NotFound(f"{path} is not in the tree; that of this machine is written file:{path}")
             raise NotFound("there is no such file or folder")
         if kind == "file":
             self._add_file(path)

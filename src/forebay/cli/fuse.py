@@ -21,16 +21,23 @@ def mount(
     context: typer.Context,
     mountpoint: MountpointArgument,
     path: Annotated[str, typer.Argument(help="What of the tree to show there.")] = "/",
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Refuse every write, and open cached files faster.")
+    ] = False,
+    small_files: Annotated[
+        bool, typer.Option("--small-files", help="Readonly, and small files open fastest; for many of them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a path of the tree at a local folder."""
-    body = {"mountpoint": os.path.abspath(mountpoint), "path": path}
+    kind = "small files" if small_files else "readonly" if readonly else "writable"
+    body = {"mountpoint": os.path.abspath(mountpoint), "path": path, "kind": kind}
     info = connect(context).call("POST", "/v1/fuse/mount", body)
     if as_json:
         put_json(info)
         return
-    put(f"{quote_name(info['path'])} on {quote_name(info['mountpoint'])} ({info['mode']})")
-    if info["mode"] != "passthrough" and info["mode_reason"]:
+    put(f"{quote_name(info['path'])} on {quote_name(info['mountpoint'])} ({_mode(info)})")
+    if info["mode_reason"]:
         note(f"cached files are read through the page cache: {info['mode_reason']}")
 
 
@@ -71,7 +78,11 @@ def stat(
 def _row(info: dict[str, Any]) -> tuple[str, ...]:
     requests = sum(info["requests"].values())
     numbers = (f"{count:,}" for count in (info["open_files"], info["nodes"], requests))
-    return (info["mountpoint"], info["path"], info["mode"], *numbers)
+    return (info["mountpoint"], info["path"], _mode(info), *numbers)
+
+
+def _mode(info: dict[str, Any]) -> str:
+    return str(info["mode"]) if info["kind"] == "writable" else f"{info['mode']}, {info['kind']}"
 
 
 def _put_details(info: dict[str, Any]) -> None:
@@ -80,7 +91,7 @@ def _put_details(info: dict[str, Any]) -> None:
         {
             "mountpoint": info["mountpoint"],
             "path": info["path"],
-            "mode": info["mode"] + reason,
+            "mode": _mode(info) + reason,
             "kernel protocol": info["kernel_protocol"],
             "largest read": format_size(info["max_read_bytes"]),
             "read-ahead": format_size(info["readahead_bytes"]),

@@ -4,7 +4,9 @@
 130: Ctrl-C.
 """
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -71,7 +73,15 @@ def build_app() -> typer.Typer:
     top.add_command(app)
     report.add_command(app)
     service.add_commands(app)
+    for one in (app, fs_app, fuse.app, bench.app):
+        _join_lines(one)
     return app
+
+
+def _join_lines(app: typer.Typer) -> None:
+    """Let the terminal break the help of commands: Typer keeps the lines of all paragraphs but the first."""
+    for command in app.registered_commands:
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
 def build_fuse_app() -> typer.Typer:
@@ -84,6 +94,7 @@ def build_fuse_app() -> typer.Typer:
         callback=_set_up,
     )
     app.registered_commands = fuse.app.registered_commands
+    _join_lines(app)
     return app
 
 

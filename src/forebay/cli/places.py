@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from forebay import paths
 from forebay.daemon.client import Client
-from forebay.errors import Invalid, NotFound
+from forebay.errors import Invalid, NotFound, ReadOnly
 
 CHUNK_BYTES = 1 << 20  # read from local files at a time
 
@@ -113,8 +113,13 @@ class TreePlace:
         return self._client.read(path)
 
     def write(self, path: str, chunks: Iterable[bytes]) -> None:
-        """See `Place.write`."""
-        self._client.write(path, chunks)
+        """See `Place.write`; who meant a folder of this machine is told how that is written."""
+        try:
+            self._client.write(path, chunks)
+        except ReadOnly as error:
+            if not os.path.isdir(os.path.dirname(path)):
+                raise
+            raise ReadOnly(f"{error.message}; that of this machine is written file:{path}", path=path) from error
 
 
 class LocalPlace:

@@ -135,6 +135,15 @@ def _more(mount: MountView) -> list[str]:
     ]
 
 
+def _end_of(name: str, width: int) -> str:
+    """A path as it fits: its end, since the beginnings of many are the same.
+
+    >>> _end_of("/training-data/imagenet", 12), _end_of("/data", 12)
+    ('…ta/imagenet', '/data')
+    """
+    return name if len(name) <= width or width < 2 else "…" + name[1 - width :]
+
+
 def draw(seen: View, width: int) -> "RenderableType":
     """What a terminal of that many columns shows."""
     from rich.console import Group
@@ -143,12 +152,15 @@ def draw(seen: View, width: int) -> "RenderableType":
 
     is_wide = width >= WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=True)
-    table.add_column("mount", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name in (*_COLUMNS[1:], *(_MORE_COLUMNS if is_wide else ())):
+    heads = [*_COLUMNS, *(_MORE_COLUMNS if is_wide else ())]
+    rows = [_row(mount) + (_more(mount) if is_wide else []) for mount in seen.mounts]
+    table.add_column(heads[0], no_wrap=True, overflow="ellipsis", ratio=1)
+    for name in heads[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    for mount in seen.mounts:
-        cells = _row(mount) + (_more(mount) if is_wide else [])
-        table.add_row(*(Text(cell) for cell in cells), style="" if mount.readers_waiting == 0 else "yellow")
+    rest = sum(max(map(len, column)) + 2 for column in list(zip(heads, *rows, strict=True))[1:])
+    for mount, (name, *cells) in zip(seen.mounts, rows, strict=True):
+        style = "" if mount.readers_waiting == 0 else "yellow"
+        table.add_row(*map(Text, (_end_of(name, width - rest), *cells)), style=style)
     facts = [Text(f"{name:<9} {value}", no_wrap=True, overflow="ellipsis") for name, value in _facts(seen).items()]
     bottom = Text("q ends" if seen.mounts else "nothing is mounted; see forebay fs mount --help", style="dim")
     return Group(*facts, Text(), table, Text(), bottom)

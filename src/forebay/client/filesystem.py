@@ -85,6 +85,9 @@ class FileSystem:
 
         What is cached whole is read from the local disk here, while the daemon opens the next ones; what is not is
         fetched many at a time, and taken as it comes.
+
+        Raises:
+            TypeError: one path instead of a list.
         """
         return self._do(operations.read_many(paths))
 

@@ -64,7 +64,13 @@ def walk(path: Name) -> Operation[list[Entry]]:
 
 
 def read_many(names: Iterable[Name]) -> Operation[list[bytes | FsError]]:
-    """The whole of many files; of each, or its error."""
+    """The whole of many files; of each, or its error.
+
+    Raises:
+        TypeError: one path, which would be taken for paths of one letter each.
+    """
+    if isinstance(names, str | bytes | os.PathLike):
+        raise TypeError(f"read_many takes a list of paths, not one: read_many([{names!r}]), or read({names!r})")
     wanted = list(names)
     return Operation(lambda: exchanges.read_many(wanted), repeats=True)
 

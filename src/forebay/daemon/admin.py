@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from forebay import __version__
+from forebay import __version__, paths
 from forebay.clock import Clock
 from forebay.config.load import to_flags
 from forebay.config.settings import Settings
@@ -42,6 +42,7 @@ from forebay.modes import ModeChange
 from forebay.observe.redact import Redactor
 from forebay.types import ByteRange
 from forebay.units import MIB
+from forebay.vfs.control import FolderKind
 from forebay.vfs.drafts import AnyFile, is_draft
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
@@ -182,10 +183,14 @@ class Admin:
         return FsError(f"unexpected {type(error).__name__} in the daemon; see {names.log_path(self._settings.home)}")
 
     def _refuse(self, error: FsError, *, status: int | None = None) -> web.Response:
-        body = to_bytes(error_info(error, self._redactor))
+        body = self._error_line(error)
         answer = web.Response(status=status or error.http_status, body=body, content_type="application/json")
         answer.force_close()  # the rest of a body that nobody reads must not be taken for a request
         return answer
+
+    def _error_line(self, error: FsError) -> bytes:
+        message = paths.message_of(error, self._mounts.local_folders)
+        return to_bytes(error_info(error, self._redactor.clean(message)))
 
     def _plain(self, act: Simple) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -208,11 +213,11 @@ class Admin:
                 async for lines in bounded:
                     await answer.write(b"".join(map(to_bytes, lines)))
             except FsError as error:
-                await answer.write(to_bytes(error_info(error, self._redactor)))
+                await answer.write(self._error_line(error))
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001 - as outermost, and the status has been sent
-                await answer.write(to_bytes(error_info(self._unexpected(request, error), self._redactor)))
+                await answer.write(self._error_line(self._unexpected(request, error)))
         await answer.write_eof()
         return answer
 
@@ -405,7 +410,8 @@ class Admin:
         return [asdict(info) for info in self._mounts.infos()]
 
     async def _mount_fuse(self, fields: Fields) -> Json:
-        return asdict(await self._mounts.mount(fields.text("mountpoint"), fields.path()))
+        kind = fields.one_of("kind", FolderKind.WRITABLE)
+        return asdict(await self._mounts.mount(fields.text("mountpoint"), fields.path(), kind))
 
     async def _unmount_fuse(self, fields: Fields) -> None:
         await self._mounts.unmount(fields.text("mountpoint"), force=fields.flag("force"))

@@ -46,12 +46,12 @@ class Daemon:
             raise
         self.fs = FileSystem(settings, self.control, self.cache, clock)
         self.mounts = FuseMounts(self.fs, self.control, settings, clock)
+        self.fs.local_folders = self.mounts.local_folders
         self.local = LocalServer(
             self.fs,
             names.local_socket_path(settings.home),
             clock,
             clean=redactor.clean,
-            local_folders=lambda: [(info.mountpoint, info.path) for info in self.mounts.infos()],
             orders=self.fs.orders,
         )
         self.activity = Activity(self.fs, clock)

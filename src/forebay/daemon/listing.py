@@ -1,7 +1,7 @@
 """Folders and trees as batches of JSON objects, while the store's pages come.
 
-*Callers*: the admin API.  *Awaits*: the file system; between batches the loop is let go, since looking up how much
-of each file is cached costs 10 us.
+*Callers*: the admin API, for users, who are readers that wait as any others.  *Awaits*: the file system; between
+batches the loop is let go, since looking up how much of each file is cached costs 10 us.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ async def list_folder(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json
     if isinstance(entry, FileEntry):
         yield [entry_info(fs, entry)]
         return
-    listing = await fs.open_folder(path)
-    async for batch in listing.batches(BATCH):
+    listing = await fs.open_folder(path, reads=True)
+    async for batch in listing.batches(BATCH, listing.counted(fs.monotonic)):
         yield [entry_info(fs, found) for _, found in batch]
         await asyncio.sleep(0)
     if listing.hidden:
@@ -69,7 +69,7 @@ async def _below(fs: FileSystem, path: str, hidden: list[int]) -> AsyncGenerator
     around = {folder for one in apart for folder in _folders_above(one)}
     untold = set(around)
     folders: list[FolderEntry] = []  # of the page to come
-    async for files in fs.walk(path, on_hidden=hidden.append, on_folders=folders.extend):
+    async for files in fs.walk(path, reads=True, on_hidden=hidden.append, on_folders=folders.extend):
         found: list[Entry] = []
         pages: tuple[list[Entry], list[Entry]] = [*folders], [*files]
         for entry in heapq.merge(*pages, key=_key):
@@ -134,7 +134,7 @@ async def usage(fs: FileSystem, path: str) -> AsyncGenerator[Sequence[Json], Non
     def count(*, done: bool) -> Sequence[Json]:
         return [{"files": files, "bytes": size, "cached_bytes": cached, "done": done}]
 
-    async for page in fs.walk(path):
+    async for page in fs.walk(path, reads=True):
         for start in range(0, len(page), BATCH):
             for file in page[start : start + BATCH]:
                 files, size = files + 1, size + file.size

@@ -162,8 +162,8 @@ def _abort_mounts(home: Path) -> None:
     """Let a daemon end that was killed while the kernel waited for its answer."""
     control = ControlDb(names.control_path(home))
     try:
-        for mountpoint, _ in control.fuse_mounts():
-            mounting.abort(mountpoint)
+        for mount in control.fuse_mounts():
+            mounting.abort(mount.mountpoint)
     finally:
         control.close()
 

@@ -6,17 +6,20 @@ queries as percent-encoded bytes.
 
 import json
 from collections.abc import Mapping
+from enum import StrEnum
 from math import isfinite
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from forebay import paths
 from forebay.errors import FsError, Invalid
-from forebay.observe.redact import Redactor, hide_options
+from forebay.observe.redact import hide_options
 from forebay.vfs.entries import Entry, FileEntry, Mount, MountOptions, url_of
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.mounter import MountChanges
 
 Json = dict[str, object]
+OneOf = TypeVar("OneOf", bound=StrEnum)
 
 
 class Fields:
@@ -56,6 +59,14 @@ class Fields:
     def choice(self, name: str) -> str | None:
         """A text that may be missing."""
         return None if self._values.get(name) is None else self.text(name)
+
+    def one_of(self, name: str, default: OneOf) -> OneOf:
+        """A value of an enumeration, `default` if missing."""
+        kinds = type(default)
+        try:
+            return kinds(self.choice(name) or default)
+        except ValueError as error:
+            raise Invalid(f"the request's {name!r} must be one of: {', '.join(kinds)}") from error
 
     def flag(self, name: str) -> bool:
         """A truth value, False if missing."""
@@ -184,10 +195,10 @@ def _local_file(fs: FileSystem, entry: FileEntry) -> str | None:
     return None if found is None else found.stored.path
 
 
-def error_info(error: FsError, redactor: Redactor) -> Json:
+def error_info(error: FsError, message: str) -> Json:
     """An error as the client gets it, in an answer of its own or as the last line of a stream."""
     path = error.filename if isinstance(error.filename, str) else None
-    return {"error": {"kind": type(error).__name__, "message": redactor.clean(error.message), "path": path}}
+    return {"error": {"kind": type(error).__name__, "message": message, "path": path}}
 
 
 def to_bytes(value: object) -> bytes:

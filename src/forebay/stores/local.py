@@ -33,6 +33,7 @@ from forebay.errors import (
     StaleVersion,
     Unavailable,
 )
+from forebay.opened import sync_folder
 from forebay.stores import posix
 from forebay.stores.base import Capabilities, ListPage, Opened, check_span
 from forebay.stores.posix import HIDDEN, WholeFiles, kind_of, posix_of
@@ -351,7 +352,7 @@ class LocalStore(WholeFiles):
                 os.unlink(part)
             else:
                 os.rename(part, target)
-            _sync_folder(os.path.dirname(target))
+            sync_folder(os.path.dirname(target))
             return _meta(key, os.fstat(fd))
 
     def _make_folder(self, key: str, attributes: Attributes) -> ObjectMeta:
@@ -380,7 +381,7 @@ class LocalStore(WholeFiles):
                 raise Invalid(f"{self.location}: nothing can have the key {target!r}", path=target) from error
             os.rename(old, new)
             for folder in {os.path.dirname(old), os.path.dirname(new)}:
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def _delete(self, key: str) -> None:
         with self._translated(key, writing=True):
@@ -455,11 +456,3 @@ def _listed_name(entry: os.DirEntry[str]) -> str | None:
 
 def _take(entries: Iterator["ObjectMeta | _Folder"], count: int) -> Entries:
     return list(itertools.islice(entries, count))
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

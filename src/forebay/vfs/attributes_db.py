@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from forebay.cache.index import is_damage
 from forebay.errors import FsError, Invalid, NoSpace
+from forebay.opened import opened
 from forebay.types import Attributes
 from forebay.vfs.precious import open_precious
 
@@ -278,11 +279,8 @@ def _unpacked(packed: str | None) -> Mapping[str, bytes]:
 
 
 def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _raw(text: str) -> bytes:

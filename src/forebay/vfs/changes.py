@@ -8,10 +8,12 @@ write mode, save those of files that the store does not have yet: these change h
 open goes on after its name is gone.
 """
 
+import asyncio
 import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from typing import cast
 
 from forebay import paths
@@ -24,16 +26,18 @@ from forebay.errors import (
     IsADirectory,
     NotADirectory,
     NotEmpty,
-    NotFound,
     Unsupported,
 )
-from forebay.stores.base import AttributesStore, FolderStore
+from forebay.stores.base import AttributesStore
 from forebay.types import Attributes, Posix
 from forebay.vfs.attributed import AttributedStore
-from forebay.vfs.drafting import Drafting, is_back, meta_of
-from forebay.vfs.drafts import Draft, changed_posix
+from forebay.vfs.drafting import Drafting, Host, is_back, meta_of
+from forebay.vfs.drafts import Draft, DraftTable, changed_posix
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry
-from forebay.vfs.renames import Progress
+from forebay.vfs.renames import Progress, Renames
+from forebay.vfs.sending import NOTHING
+from forebay.vfs.staging import Staging
+from forebay.vfs.uploader import Uploader
 
 LINK_BYTES_MAX = 4096  # PATH_MAX
 LINK_MODE = stat.S_IFLNK | 0o777
@@ -41,6 +45,10 @@ LINK_MODE = stat.S_IFLNK | 0o777
 
 class Changes(Drafting):
     """See the module."""
+
+    def __init__(self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames) -> None:
+        super().__init__(host, table, staging, uploader, renames)
+        self._under_way: list[tuple[tuple[str, str], asyncio.Event]] = []  # renames, and what is set when they end
 
     # ------------------------------------------------------------------ names
 
@@ -54,24 +62,34 @@ class Changes(Drafting):
         mount, key = self._host.writer.writable(path)
         async with self._alone(path), self._held(path, lets_go=_is_only_here) as draft:
             await self._renames.settle(mount, key)
-            if draft is None:
+            if draft is not None:
+                await self._remove_draft(draft)
+            else:
                 entry = await self._host.stat(path)
                 if isinstance(entry, FolderEntry):
                     raise IsADirectory(f"{path} is a folder", path=path)
                 await self._keep_open(entry)
-            if draft is not None and _is_only_here(draft):
-                await self._leave(draft)
-            elif draft is None or draft.base is not None or draft.offered:
-                async with self.folder_kept(path):
-                    await self._uploader.recorder.settle()
-                    await self._uploader.leaving.left(mount, key)
-                    await self._host.metadata.foresee(paths.split(path)[0])
-                    await self._host.metadata.answer(mount, mount.store.delete(key))
-            if draft is not None:
-                draft.base = draft.base_sums = draft.stored = None
-                await self._end(draft)
+                await self._delete(mount, path, key)
         await self._host.kept.forget(mount.store.location, key)
         await self._host.learn_file(path, None)
+
+    async def _remove_draft(self, draft: Draft) -> None:
+        may_be_stored = draft.base is not None or (bool(draft.offered) and not is_back(draft))
+        if may_be_stored:
+            async with self._giving_way(draft, void_if=NOTHING):
+                await self._delete(draft.mount, draft.path, draft.key)
+        else:
+            await self._leave(draft)
+        draft.base = draft.base_sums = draft.stored = None
+        await self._end(draft, is_replaced=may_be_stored)
+
+    async def _delete(self, mount: Mount, path: str, key: str) -> None:
+        """Have the store remove a file."""
+        async with self._host.staying.without(path):
+            await self._uploader.recorder.settle()
+            await self._uploader.leaving.left(mount, key)
+            await self._host.metadata.foresee(paths.split(path)[0])
+            await self._host.metadata.answer(mount, mount.store.delete(key))
 
     async def _leave(self, draft: Draft) -> None:
         """The key of a draft is not its own any more: what the store may have of it there is to go."""
@@ -84,36 +102,22 @@ class Changes(Drafting):
             with contextlib.suppress(FsError):
                 await self._host.fetch(entry)
 
-    @contextlib.asynccontextmanager
-    async def folder_kept(self, path: str) -> AsyncIterator[None]:
-        """What is at a path is removed meanwhile: as on a disk, its folder stays, though nothing is left in it."""
-        mount = self._host.tree.locate(path).mount
-        if mount is None or path == mount.path:  # its folder is none of a store
-            yield
-            return
-        await self._keep_folder(mount, path)
-        above = await self._host.stat(paths.split(path)[0])
-        yield
-        await self._bring_back(mount, above)
+    async def settle_renames(self, path: str) -> bool:
+        """Return when no rename that was interrupted is left to be finished at, above or below a path; False: none was.
 
-    async def _keep_folder(self, mount: Mount, path: str) -> None:
-        """A folder that is only the beginning of keys would go with its last one."""
-        folder = paths.split(path)[0]
-        if folder == mount.path or mount.store.capabilities.folders or folder in self._marked:
-            return
-        await self._host.writer.make_marker(mount, self._host.tree.locate(folder).key + "/")
-        self._marked.add(folder)
+        What is there is moved by that, or moved back: who changes names looks what they are after this.
 
-    async def _bring_back(self, mount: Mount, folder: Entry) -> None:
-        """Stores whose folders exist by themselves let one go with its last file."""
-        if folder.path == mount.path or not mount.store.capabilities.folders:
-            return
-        key = self._host.tree.locate(folder.path).key
-        try:
-            await self._host.metadata.answer(mount, cast(FolderStore, mount.store).stat(key))
-        except NotFound:
-            attributes = None if folder.posix is None else Attributes(*folder.posix[:3])
-            await self._host.metadata.answer(mount, mount.store.put(key + "/", b"", attributes=attributes))
+        Raises:
+            FsError: the store failed.
+        """
+        mount, key = self._host.tree.locate(path)
+        return mount is not None and await self._renames.settle(mount, *([] if path == mount.path else [key]))
+
+    async def rest(self, path: str) -> None:
+        """The same, of renames that are under way too; for who holds nothing that they wait for."""
+        while live := [ended for places, ended in self._under_way if any(_meet(path, place) for place in places)]:
+            await live[0].wait()
+        await self.settle_renames(path)
 
     async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
         """Move a file or a folder, over a file or an empty folder if need be; for `progress` see `Renames.rename`.
@@ -134,6 +138,16 @@ class Changes(Drafting):
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
         await self._renames.settle(mount, key, target_key)
+        self._under_way.append(((source, target), ended := asyncio.Event()))
+        try:
+            await self._rename(source, target, target_key, replace, progress)
+        finally:
+            self._under_way.remove(((source, target), ended))
+            ended.set()
+
+    async def _rename(
+        self, source: str, target: str, target_key: str, replace: bool, progress: Progress | None
+    ) -> None:
         entry = await self._host.stat(source)
         there = (await self._host.lookup(*paths.split(target))).entry
         if there is not None and not replace:
@@ -147,12 +161,12 @@ class Changes(Drafting):
         else:
             if isinstance(there, FileEntry):
                 raise NotADirectory(f"{target} is a file", path=target)
-            await self._rename_folder(mount, entry, there, target, progress)
+            await self._rename_folder(entry, there, target, progress)
 
     async def _rename_file(self, entry: FileEntry, there: Entry | None, target: str, target_key: str) -> None:
         source, mount, old_key = entry.path, entry.mount, entry.key
         if paths.split(source)[0] != paths.split(target)[0]:  # else the folder has the target, at least
-            await self._keep_folder(mount, source)
+            await self._host.staying.keep_above(mount, source)
         await self._uploader.recorder.settle()
         for path in (source, target):
             await self._host.metadata.foresee(paths.split(path)[0])
@@ -162,14 +176,9 @@ class Changes(Drafting):
                 await self._keep_open(there)
             moved = None
             if draft is None or draft.base is not None:
-                if replaced is not None:  # a crash may leave it in the journal, and the other in its place in the store
-                    await self._uploader.recorder.amend(replaced, replaced_by=old_key)
-                try:
+                gives_way = self._giving_way(replaced, replaced_by=old_key) if replaced is not None else nullcontext()
+                async with gives_way:
                     moved = await self._rename_stored(entry, draft, target, target_key)
-                except FsError:
-                    if replaced is not None:
-                        await self._uploader.recorder.amend(replaced)
-                    raise
             if draft is None:
                 assert moved is not None
                 self._move_cached(entry, moved)
@@ -179,7 +188,7 @@ class Changes(Drafting):
                 await self._leave(draft)
                 await self._uploader.move(draft, target, target_key, base, [] if replaced is None else replaced.offered)
             if replaced is not None:  # last: until then, a crash leaves what was acknowledged there
-                await self._end(replaced)
+                await self._end(replaced, is_replaced=True)
         if moved is None or not isinstance(mount.store, AttributedStore):  # else it has gone along
             await self._host.kept.move(mount.store.location, old_key, target_key)
         await self._host.learn_file(source, None)
@@ -219,9 +228,10 @@ class Changes(Drafting):
             os.unlink(path)
 
     async def _rename_folder(
-        self, mount: Mount, entry: FolderEntry, there: Entry | None, target: str, progress: Progress | None
+        self, entry: FolderEntry, there: Entry | None, target: str, progress: Progress | None
     ) -> None:
-        source = entry.path
+        source, mount = entry.path, entry.mount
+        assert mount is not None
         source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
         if there is not None:
             await self.rmdir(target)
@@ -232,7 +242,7 @@ class Changes(Drafting):
                 if draft.base is not None:
                     await self._uploader.storing.store(draft)
             await self._uploader.recorder.settle()
-            await self._keep_folder(mount, source)
+            await self._host.staying.keep_above(mount, source)
             try:
                 await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
             finally:
@@ -262,16 +272,8 @@ class Changes(Drafting):
         if mount is not None:
             await self._uploader.leaving.left(mount, self._host.tree.locate(path).key, below=True)
         await self._host.writer.remove_marker(path)
-        await self._keep_folder(self._host.writer.writable(path)[0], path)
-        self.unmark(path)
-
-    def mark(self, path: str) -> None:
-        """A folder was made: it stays when its last file goes, and need not be kept from going with that."""
-        self._marked.add(path)
-
-    def unmark(self, path: str) -> None:
-        """What was done to keep folders at or below a path is undone, since they have gone."""
-        self._marked = {folder for folder in self._marked if not paths.is_within(folder, path)}
+        await self._host.staying.keep_above(self._host.writer.writable(path)[0], path)
+        self._host.staying.gone(path)
 
     async def symlink(self, path: str, target: str, owner: Posix) -> FileEntry:
         """Make a symbolic link: an object that holds the target's name, and is marked as a link.
@@ -312,6 +314,8 @@ class Changes(Drafting):
     async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
         """Set an attribute of a file or folder, or take it away."""
         mount, key = self._host.writer.writable(entry.path)
+        if await self.settle_renames(entry.path):
+            await self._host.stat(entry.path)
         await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
 
     async def set_attributes(self, path: str, wanted: Attributes) -> Entry:
@@ -326,6 +330,7 @@ class Changes(Drafting):
             draft.amend(wanted)
             await self._uploader.amend(draft)
             return draft.entry()
+        await self.settle_renames(path)
         entry = await self._host.stat(path)
         if not mount.store.capabilities.attributes:
             raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
@@ -346,6 +351,10 @@ class Changes(Drafting):
             self._move_cached(entry, changed)
         await self._host.learn_file(entry.path, changed)
         return changed
+
+
+def _meet(path: str, other: str) -> bool:
+    return paths.is_within(path, other) or paths.is_within(other, path)
 
 
 def _is_only_here(draft: Draft) -> bool:

@@ -71,8 +71,8 @@ class Content(Protocol):
         """The file as of now."""
         ...
 
-    def mtime_ns(self) -> int:
-        """When the local file was last written, nanoseconds since 1970."""
+    def look(self) -> tuple[int, int]:
+        """Size, and when the local file was last written, nanoseconds since 1970."""
         ...
 
     def pages(self) -> int:
@@ -135,9 +135,10 @@ class WholeContent:
         stat = os.fstat(self.fd)
         return Stamp(stat.st_size, stat.st_mtime_ns, self._writes)
 
-    def mtime_ns(self) -> int:
+    def look(self) -> tuple[int, int]:
         """See `Content`."""
-        return os.fstat(self.fd).st_mtime_ns
+        stat = os.fstat(self.fd)
+        return stat.st_size, stat.st_mtime_ns
 
     def pages(self) -> int:
         """See `Content`."""
@@ -252,9 +253,10 @@ class PatchedContent:
         """See `Content`."""
         return Stamp(self.size(), 0, self._writes)
 
-    def mtime_ns(self) -> int:
+    def look(self) -> tuple[int, int]:
         """See `Content`."""
-        return os.fstat(self.fd).st_mtime_ns
+        stat = os.fstat(self.fd)
+        return stat.st_size, stat.st_mtime_ns
 
     def pages(self) -> int:
         """See `Content`."""
@@ -383,13 +385,20 @@ class Spans:
         return found
 
 
-def sums_of(fd: int, pages: int | None = None) -> "array[int]":
-    """The checksum of every page of a file, or 0 of those that are not in a mask.  Blocks; reads what it sums."""
-    count = page_count(os.fstat(fd).st_size)
-    found = array("Q", bytes(8 * count))
-    for page in range(count):
-        if pages is None or pages >> page & 1:
-            found[page] = xxhash.xxh3_64_intdigest(os.pread(fd, PAGE_BYTES, page * PAGE_BYTES))
+def sums_of(fd: int, span: ByteRange | None = None, settles: bool = False, *, pages: int | None = None) -> "array[int]":
+    """The checksum of every page of a file, or of a span that begins with one.  Blocks; reads what it sums.
+
+    Args:
+        settles: as of `load`.
+        pages: a mask; 0 of those that are not in it.
+    """
+    start, stop = span or ByteRange(0, os.fstat(fd).st_size)
+    if settles:
+        _begin_to_settle(fd, ByteRange(start, stop))
+    found = array("Q", bytes(8 * page_count(stop - start)))
+    for index, at in enumerate(range(start, stop, PAGE_BYTES)):
+        if pages is None or pages >> at // PAGE_BYTES & 1:
+            found[index] = xxhash.xxh3_64_intdigest(os.pread(fd, min(PAGE_BYTES, stop - at), at))
     return found
 
 
@@ -412,14 +421,6 @@ def load(fd: int, start: int, room: memoryview, settles: bool) -> "tuple[int, ar
     while count < len(room) and (more := os.preadv(fd, [room[count:]], start + count)):
         count += more
     return count, sums_in(room[:count])
-
-
-def sums_of_span(fd: int, span: ByteRange, settles: bool) -> "array[int]":
-    """The checksums of the pages of a span of a file, as `load` finds them.  Blocks."""
-    if settles:
-        _begin_to_settle(fd, span)
-    pieces = range(span.start, span.stop, PAGE_BYTES)
-    return array("Q", [xxhash.xxh3_64_intdigest(os.pread(fd, min(PAGE_BYTES, span.stop - at), at)) for at in pieces])
 
 
 def _begin_to_settle(fd: int, span: ByteRange) -> None:

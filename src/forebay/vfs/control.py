@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mounts (path TEXT PRIMARY KEY, url TEXT NOT NULL, options TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pins (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fuse_mounts (mountpoint TEXT PRIMARY KEY, path TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fuse_kinds (mountpoint TEXT PRIMARY KEY, kind TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS renames (
     id INTEGER PRIMARY KEY, mount TEXT NOT NULL, location TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL,
     is_folder INTEGER NOT NULL, replaces INTEGER NOT NULL, phase TEXT NOT NULL
@@ -34,6 +35,22 @@ CREATE TABLE IF NOT EXISTS rename_copies (
     rename INTEGER NOT NULL, name BLOB NOT NULL, version TEXT NOT NULL, PRIMARY KEY (rename, name)
 ) WITHOUT ROWID;
 """
+
+
+class FolderKind(StrEnum):
+    """What a local folder is made for."""
+
+    WRITABLE = "writable"  # where the mounts that it shows are
+    READONLY = "readonly"  # the kernel refuses every change by itself
+    SMALL_FILES = "small files"  # readonly, and the kernel opens files without asking
+
+
+class FuseMount(NamedTuple):
+    """A FUSE mount."""
+
+    mountpoint: str
+    path: str  # of the tree, shown there
+    kind: FolderKind
 
 
 class Phase(StrEnum):
@@ -99,10 +116,15 @@ class ControlDb:
         """Every pinned virtual path."""
         return sorted(json.loads(path) for (path,) in self._db.execute("SELECT path FROM pins"))
 
-    def fuse_mounts(self) -> list[tuple[str, str]]:
-        """Mount point and virtual path of every FUSE mount to bring back."""
-        rows = self._db.execute("SELECT mountpoint, path FROM fuse_mounts")
-        return sorted((json.loads(mountpoint), json.loads(path)) for mountpoint, path in rows)
+    def fuse_mounts(self) -> list[FuseMount]:
+        """Every FUSE mount to bring back."""
+        rows = self._db.execute(
+            "SELECT mountpoint, path, kind FROM fuse_mounts LEFT JOIN fuse_kinds USING (mountpoint)"
+        )
+        return sorted(
+            FuseMount(json.loads(mountpoint), json.loads(path), FolderKind(kind or FolderKind.WRITABLE))
+            for mountpoint, path, kind in rows
+        )
 
     def add_folder(self, path: str) -> None:
         """Keep a virtual folder."""
@@ -131,13 +153,18 @@ class ControlDb:
         """Forget a pin."""
         self._change("DELETE FROM pins WHERE path = ?", json.dumps(path))
 
-    def add_fuse_mount(self, mountpoint: str, path: str) -> None:
+    def add_fuse_mount(self, mount: FuseMount) -> None:
         """Keep a FUSE mount, to be brought back at the next start."""
-        self._change("INSERT OR REPLACE INTO fuse_mounts VALUES (?, ?)", json.dumps(mountpoint), json.dumps(path))
+        mountpoint = json.dumps(mount.mountpoint)
+        with self._changing() as db:
+            db.execute("INSERT OR REPLACE INTO fuse_mounts VALUES (?, ?)", (mountpoint, json.dumps(mount.path)))
+            db.execute("INSERT OR REPLACE INTO fuse_kinds VALUES (?, ?)", (mountpoint, mount.kind))
 
     def remove_fuse_mount(self, mountpoint: str) -> None:
         """Forget a FUSE mount."""
-        self._change("DELETE FROM fuse_mounts WHERE mountpoint = ?", json.dumps(mountpoint))
+        with self._changing() as db:
+            db.execute("DELETE FROM fuse_mounts WHERE mountpoint = ?", (json.dumps(mountpoint),))
+            db.execute("DELETE FROM fuse_kinds WHERE mountpoint = ?", (json.dumps(mountpoint),))
 
     # ------------------------------------------------------------------ renames
 

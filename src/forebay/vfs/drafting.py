@@ -16,10 +16,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from forebay import paths
+from forebay import failpoints, paths
 from forebay.cache.cache import Cache
 from forebay.cache.cachedfile import Source
-from forebay.clock import Clock
 from forebay.errors import (
     AlreadyExists,
     FsError,
@@ -28,6 +27,7 @@ from forebay.errors import (
 )
 from forebay.types import Attributes, Buffer, ObjectMeta, Posix
 from forebay.units import MIB
+from forebay.vfs.ahead import FilesAhead
 from forebay.vfs.attributes import KeptAttributes
 from forebay.vfs.content import PatchedContent, Snapshot, WholeContent, sums_of
 from forebay.vfs.drafts import AnyFile, Draft, DraftTable, OpenDraft, is_draft
@@ -35,7 +35,9 @@ from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, fil
 from forebay.vfs.metadata import Metadata
 from forebay.vfs.openfile import OpenFile
 from forebay.vfs.renames import Renames
+from forebay.vfs.sending import Offer, offer_of
 from forebay.vfs.staging import Staging
+from forebay.vfs.staying import Staying
 from forebay.vfs.tree import Tree
 from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
@@ -55,6 +57,7 @@ class Host(Protocol):
     cache: Cache
     kept: KeptAttributes
     writer: Writer
+    staying: Staying
     scratch: memoryview
 
     async def stat(self, path: str) -> Entry:
@@ -101,18 +104,19 @@ class Host(Protocol):
 class Drafting:
     """See the module."""
 
-    def __init__(
-        self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames, clock: Clock
-    ) -> None:
+    def __init__(self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames) -> None:
         self._host = host
         self._table = table
         self._staging = staging
+        self._ahead = FilesAhead(staging)
         self._uploader = uploader
         self._renames = renames
-        self._clock = clock
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
-        self._marked: set[str] = set()  # folders that stay when their last file goes
+
+    def close(self) -> None:
+        """Leave no local file but those of drafts."""
+        self._ahead.close()
 
     # ------------------------------------------------------------------ files
 
@@ -139,25 +143,28 @@ class Drafting:
                 raise AlreadyExists(f"{path} exists already", path=path)
             if found is not None:
                 return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, access)
-            return self._begin(mount, path, key, posix, access)
+            return self._begin(self._make(mount, path, key), posix, access)
 
-    def create_now(self, path: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
+    def create_now(self, folder: str, name: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
         """Make an empty file where it is known that there is none, without waiting; None: use `create`.
 
         Raises:
             ReadOnly.
         """
+        path = paths.join(folder, name)
         mount, key = self._host.writer.writable(path)
-        found = self._host.peek(*paths.split(path))
+        found = self._host.peek(folder, name)
         if found is None or found.entry is not None or path in self._making or self._renames.interrupted:
             return None
-        return self._begin(mount, path, key, posix, access)
+        staging_id, fd = self._ahead.take()
+        draft = Draft(self._staging.new_id(), mount, path, key, WholeContent(fd))
+        draft.staging = staging_id
+        return self._begin(draft, posix, access)
 
-    def _begin(self, mount: Mount, path: str, key: str, posix: Posix | None, access: int) -> OpenDraft:
-        draft = self._make(mount, path, key)
+    def _begin(self, draft: Draft, posix: Posix | None, access: int) -> OpenDraft:
         draft.posix = posix
         self._table.add(draft)
-        self._host.tell(path, below=False)
+        self._host.tell(draft.path, below=False)
         return self.opened(draft, access)
 
     async def open(
@@ -361,6 +368,7 @@ class Drafting:
             FsError: nothing has changed.
         """
         mount, key = self._host.writer.writable(path)
+        await self._renames.settle(mount, key)
         await self._host.writer.check_target(path, overwrite=overwrite)
         draft = self._make(mount, path, key)
         try:
@@ -377,7 +385,8 @@ class Drafting:
         opened = OpenDraft(draft, self._host.scratch, self._closed, os.O_WRONLY)
         try:
             async with self._alone(path), self._held(path, lets_go=is_back) as before:
-                await self._renames.settle(mount, key)
+                if await self._renames.settle(mount, key):
+                    await self._host.writer.check_target(path, overwrite=overwrite)
                 await self._put_in_place(draft, before, attributes)
         except BaseException as error:
             await self._end(draft)
@@ -399,20 +408,64 @@ class Drafting:
         if attributes is not None:
             draft.amend(attributes)
         self._table.add(draft)
-        try:
-            await self._uploader.flush(draft)
-            draft.is_unseen = False
-        except BaseException:
-            self._table.remove(draft)
+        with self._uploader.unsent(draft):  # sent and forgotten before the other is, it would give way to that
+            try:
+                async with self._replacing(before, draft):
+                    await self._uploader.flush(draft)
+                draft.is_unseen = False
+            except BaseException:
+                self._table.remove(draft)
+                if before is not None:
+                    self._table.add(before)
+                raise
             if before is not None:
-                self._table.add(before)
-            raise
-        if before is not None:
-            await self._end(before)
+                await self._end(before, is_replaced=True)
 
-    async def _end(self, draft: Draft) -> None:
-        """A draft shows no more and is never sent; who has it open keeps it."""
-        await self._uploader.forget(draft)
+    @contextlib.asynccontextmanager
+    async def _replacing(self, before: Draft | None, draft: Draft) -> AsyncIterator[None]:
+        """See `_giving_way`; in the journal, the newer one of a path is the one that counts."""
+        if before is None or is_back(draft):
+            yield
+            return
+        offer = offer_of(draft.content.size(), await self._uploader.pool(sums_of, draft.content.fd))
+        async with self._giving_way(before, void_if=offer):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _giving_way(
+        self, draft: Draft, *, void_if: Offer | None = None, replaced_by: str | None = None
+    ) -> AsyncIterator[None]:
+        """The store is asked for something else in a held draft's place: after a crash it tells whether it has done it.
+
+        Args:
+            void_if: it has, if this is there.
+            replaced_by: it has, if nothing is at this key any more.
+
+        Raises:
+            NoSpace, FsError: the journal cannot be told; the store has not been asked.
+        """
+        if void_if is not None and void_if not in draft.offered:
+            draft.offered.append(void_if)
+        await self._uploader.recorder.amend(draft, void_if=void_if, replaced_by=replaced_by)
+        failpoints.hit("draft.gives_way")
+        try:
+            yield
+        except FsError:
+            await self._uploader.recorder.amend(draft)
+            raise
+
+    async def _end(self, draft: Draft, *, is_replaced: bool = False) -> None:
+        """A draft shows no more and is never sent; who has it open keeps it.
+
+        Args:
+            is_replaced: the store has something else in its place, or nothing any more: there is no way back.
+
+        Raises:
+            NoSpace, FsError: the journal cannot be told.
+        """
+        if is_replaced:
+            failpoints.hit("draft.replaced")
+        await self._uploader.forget(draft, is_replaced=is_replaced)
         self._table.remove(draft)
         if not draft.handles:
             self._uploader.released(draft)

@@ -37,10 +37,47 @@ def is_draft(entry: FileEntry) -> bool:
 
 
 class Draft:
-    """See the module."""
+    """See the module.  With slots: a dictionary of so many names costs more to make than all the rest of a draft."""
+
+    __slots__ = (
+        "__weakref__",
+        "aside",
+        "base",
+        "base_sums",
+        "claims",
+        "conflict",
+        "content",
+        "error",
+        "handles",
+        "has_new_attributes",
+        "id",
+        "is_ended",
+        "is_gone",
+        "is_lingering",
+        "is_unseen",
+        "key",
+        "lock",
+        "meta",
+        "mount",
+        "offered",
+        "path",
+        "posix",
+        "record",
+        "recorded",
+        "recording",
+        "replaces_any",
+        "sender",
+        "sent",
+        "set_time",
+        "staging",
+        "stored",
+        "version",
+        "writers",
+    )
 
     def __init__(self, draft_id: int, mount: Mount, path: str, key: str, content: Content) -> None:
         self.id = draft_id  # one file to frontends
+        self.version = f"{DRAFT_VERSION}{draft_id:x}"  # what stands for a version while it is written
         self.staging = draft_id  # its local file
         self.aside: int | None = None  # the local file of what the journal has, if that is another one
         self.mount = mount
@@ -76,19 +113,16 @@ class Draft:
         return f"<Draft {self.id:x} {self.path!r} {self.writers} of {self.handles} handles write>"
 
     @property
-    def version(self) -> str:
-        """What stands for a version while it is written: one draft is one file to frontends."""
-        return f"{DRAFT_VERSION}{self.id:x}"
-
-    @property
     def mtime_ns(self) -> int:
         """When it was last written, or what somebody set after that."""
-        own = self.content.mtime_ns()
-        return self.set_time[0] if self.set_time is not None and self.set_time[1] == own else own
+        return self._time(self.content.look()[1])
 
     @mtime_ns.setter
     def mtime_ns(self, value: int) -> None:
-        self.set_time = value, self.content.mtime_ns()
+        self.set_time = value, self.content.look()[1]
+
+    def _time(self, own: int) -> int:
+        return self.set_time[0] if self.set_time is not None and self.set_time[1] == own else own
 
     def amend(self, wanted: Attributes) -> None:
         """Modes, owner or time are to be others."""
@@ -99,7 +133,8 @@ class Draft:
 
     def entry(self) -> FileEntry:
         """As it is now."""
-        return FileEntry(self.path, self.mount, self.key, self.content.size(), self.mtime_ns, self.version, self.posix)
+        size, own_time = self.content.look()
+        return FileEntry(self.path, self.mount, self.key, size, self._time(own_time), self.version, self.posix)
 
 
 class OpenDraft:
@@ -169,11 +204,13 @@ class DraftTable:
 
     def __init__(self) -> None:
         self._by_folder: dict[str, dict[str, Draft]] = {}
-        self._by_version: WeakValueDictionary[str, Draft] = WeakValueDictionary()  # those without a name too
+        self._displaced: WeakValueDictionary[str, Draft] = WeakValueDictionary()  # others, by version
 
-    def by_version(self, version: str) -> Draft | None:
+    def of(self, entry: FileEntry) -> Draft | None:
         """The draft of an entry, whatever has become of its name; None if it has become a version."""
-        draft = self._by_version.get(version)
+        draft = self.find(entry.path)
+        if draft is None or draft.version != entry.version:
+            draft = self._displaced.get(entry.version)
         return None if draft is None or draft.is_ended else draft
 
     def __iter__(self) -> Iterator[Draft]:
@@ -201,8 +238,10 @@ class DraftTable:
     def add(self, draft: Draft) -> None:
         """Show a draft at its path."""
         folder, name = split(draft.path)
-        self._by_folder.setdefault(folder, {})[name] = draft
-        self._by_version[draft.version] = draft
+        names = self._by_folder.setdefault(folder, {})
+        if (before := names.get(name)) is not None:
+            self._displaced[before.version] = before
+        names[name] = draft
 
     def remove(self, draft: Draft) -> None:
         """Show it no more, if it is the one that its path shows."""
@@ -210,6 +249,7 @@ class DraftTable:
         names = self._by_folder.get(folder, {})
         if names.get(name) is draft:
             del names[name]
+            self._displaced[draft.version] = draft
             if not names:
                 del self._by_folder[folder]
 

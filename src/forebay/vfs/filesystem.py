@@ -36,6 +36,7 @@ from forebay.vfs.drafts import AnyFile, Draft, DraftTable, is_draft
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, MountOptions
 from forebay.vfs.journal import Journal
 from forebay.vfs.keeping import Keeper
+from forebay.vfs.links import Links, LocalFolders
 from forebay.vfs.listing import Listing, Wait, name_of
 from forebay.vfs.load import LoadEvent, load
 from forebay.vfs.load_names import NamesEvent, load_names
@@ -48,6 +49,7 @@ from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.removing import remove
 from forebay.vfs.renames import Renames
 from forebay.vfs.staging import Staging
+from forebay.vfs.staying import Staying
 from forebay.vfs.tree import OpenStore, Tree
 from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
@@ -82,15 +84,18 @@ class FileSystem:
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
         self.views: list[Callable[[], Awaitable[object]]] = []  # of kernel mounts: returns when one shows what was told
+        self.local_folders: LocalFolders = tuple  # who shows some, says where
+        self.links = Links(self)
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
         self.writer = Writer(self)
+        self.staying = Staying(self)
         self.drafts = DraftTable()
         self.staging = Staging(settings.writes_folder / "files", clock)
         self.journal = Journal(settings.writes_folder / "journal", clock=clock)
         self.uploader = Uploader(self, self.drafts, self.staging, self.journal, clock)
         self.renames = Renames(control, self.metadata)
         self.renames.on_resumed = self.tell
-        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames, clock)
+        self.changes = Changes(self, self.drafts, self.staging, self.uploader, self.renames)
         self.mounter = Mounter(self)
         self.keeper = Keeper(self.tree, cache)
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
@@ -114,6 +119,7 @@ class FileSystem:
         await self.keeper.close()
         await self.orders.close()
         await self.prefetcher.close()
+        self.changes.close()
         await self.uploader.close()
         await self.journal.close()
         await self.metadata.close()
@@ -164,7 +170,7 @@ class FileSystem:
             return Found(None, VIRTUAL_TTL_S)
         if name_of(prefix + name, prefix) != name:
             return Found(None, mount.ttl_s)
-        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not _is_utf8(name):
+        if not name.isprintable() and not mount.store.capabilities.undecodable_keys and not paths.is_utf8(name):
             return Found(None, mount.ttl_s)
         with nullcontext() if ahead else mount.traffic.waits_for_name(self.monotonic):
             return await self.metadata.lookup(mount, folder, prefix, name)
@@ -223,12 +229,14 @@ class FileSystem:
         self,
         path: str,
         *,
+        reads: bool = False,
         on_hidden: Callable[[int], None] = lambda _: None,
         on_folders: Callable[[list[FolderEntry]], None] = lambda _: None,
     ) -> AsyncIterator[list[FileEntry]]:
         """Every file at or below a path, page by page.
 
         Args:
+            reads: a reader waits for it.
             on_hidden: told how many keys of a page no file name can show.
             on_folders: told, before each page, of folders in it that are objects themselves, as empty ones are.
 
@@ -253,14 +261,15 @@ class FileSystem:
             def tell_folders(folders: list[FolderEntry]) -> None:
                 on_folders([folder for folder in folders if is_shown(folder)])
 
-            async with contextlib.aclosing(self.metadata.walk(mount, path, prefix, on_hidden, tell_folders)) as pages:
+            pages = self.metadata.walk(mount, path, prefix, on_hidden, tell_folders, reads=reads)
+            async with contextlib.aclosing(pages):
                 async for files in pages:
                     shown = [file for file in files if file.path not in told] if told else files
                     yield [file for file in shown if is_shown(file)] if inner else shown
         for other in inner:
             if self.tree.locate(paths.split(other.path)[0]).mount in (mount, None):
-                async for files_below in self.walk(other.path, on_hidden=on_hidden, on_folders=on_folders):
-                    yield files_below
+                async for below in self.walk(other.path, reads=reads, on_hidden=on_hidden, on_folders=on_folders):
+                    yield below
 
     def hidden(self, path: str) -> int:
         """How many keys of a listed folder no file name can show."""
@@ -308,7 +317,7 @@ class FileSystem:
 
     def draft_of(self, entry: Entry) -> Draft | None:
         """The draft that an entry is of, whatever has become of its name; None if it is no draft any more."""
-        return self.drafts.by_version(entry.version) if isinstance(entry, FileEntry) else None
+        return self.drafts.of(entry) if isinstance(entry, FileEntry) else None
 
     def now_ns(self) -> int:
         """The time, nanoseconds since 1970."""
@@ -496,6 +505,7 @@ class FileSystem:
                 return
             raise AlreadyExists("/ exists already", path=path)
         folder, name = paths.split(path)
+        await self.changes.settle_renames(path)
         entry = (await self.lookup(folder, name)).entry if await self.has_folder(folder, parents) else None
         if isinstance(entry, FolderEntry) and parents:
             return
@@ -506,7 +516,7 @@ class FileSystem:
             self.tree.add_folder(path)
         else:
             await self.writer.make_marker(mount, key + "/")
-            self.changes.mark(path)
+            self.staying.made(path)
             self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
             self.metadata.learn_empty(mount, path, key + "/")
             await self.metadata.settle()
@@ -536,6 +546,7 @@ class FileSystem:
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
+            await self.changes.settle_renames(path)
             await self.stat(path)
             await self.changes.rmdir(path)
         self.tell(path)
@@ -585,11 +596,3 @@ class FileSystem:
             "metadata_requests": self.metadata.store_requests,
             "names_known": len(self.metadata.folders),
         }
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -69,10 +69,11 @@ class Folder:
             if known is not None:
                 left_s = self.mount.left_s(known.since.at, now)
                 return None if known.is_doubted or left_s < 0 else Found(known.entry, left_s)
-        left_s = self.left_s(now)
-        if self.listing is None or left_s < 0 or not self.listing.knows(name):
+        listing = self.listing
+        if listing is None:
             return None
-        return Found(self.listing.find(name), left_s)
+        left_s = self.mount.left_s(listing.began.at, now)
+        return Found(listing.find(name), left_s) if left_s >= 0 and listing.knows(name) else None
 
     def is_listed(self, now: float) -> bool:
         """Is the whole folder known, young enough, and beyond doubt?"""

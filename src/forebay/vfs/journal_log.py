@@ -21,7 +21,7 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ import structlog
 
 from forebay import failpoints
 from forebay.errors import Denied, FsError, NoSpace
+from forebay.opened import opened, sync_folder
 from forebay.units import MIB
 from forebay.vfs.journal_format import (
     ENTRIES_START,
@@ -100,7 +101,7 @@ class Segment:
     def write_header(self, header: Header) -> None:
         """Say durably what it is used for now: this or what was said before, if it is interrupted."""
         slot = (self.slot + 1) % HEADER_SLOTS
-        with _opened(self.path, os.O_RDWR) as fd:
+        with opened(self.path, os.O_RDWR) as fd:
             write_at(fd, [encode_header(header)], slot * (ENTRIES_START // HEADER_SLOTS))
             sync(fd)
         self.header, self.slot = header, slot
@@ -213,7 +214,7 @@ class Log:
 
     def _look_at(self, path: Path) -> tuple[Segment, Entry | None]:
         """A segment by its header, and the first entry in it."""
-        with _opened(path, os.O_RDWR) as fd:  # it will be written to
+        with opened(path, os.O_RDWR) as fd:  # it will be written to
             size = os.fstat(fd).st_size
             if size != self._segment_bytes:
                 raise self._damaged(path, size, f"it must have {self._segment_bytes} bytes")
@@ -230,7 +231,7 @@ class Log:
         """Apply a segment's entries to the list of live records, and check that none is missing."""
         is_last = segment is self._chain[-1]
         if is_last:
-            with _opened(segment.path, os.O_RDWR) as fd:
+            with opened(segment.path, os.O_RDWR) as fd:
                 sync(fd)  # what a killed process wrote may be in the page cache only
         stop_lsn = 0 if is_last else self._next_of(segment).header.start
         data = segment.read()
@@ -302,7 +303,7 @@ class Log:
             raise FsError(
                 f"record {seq} of the journal in {self._folder} is not there any more", path=str(self._folder)
             )
-        with _opened(place.segment.path, os.O_RDONLY) as fd:
+        with opened(place.segment.path, os.O_RDONLY) as fd:
             return bytes(self._read(fd, seq, place).body or b"")
 
     def _read(self, fd: int, seq: int, place: Place) -> Entry:
@@ -425,7 +426,7 @@ class Log:
         path, new = self._folder / f"{self._last_name:08d}.log", self._folder / _NEW_NAME
         zeros = bytes(min(_FILLED_BYTES, self._segment_bytes))
         try:
-            with _opened(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
+            with opened(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
                 for offset in range(0, self._segment_bytes, len(zeros)):
                     write_at(fd, [zeros[: self._segment_bytes - offset]], offset)
                 os.fsync(fd)
@@ -510,7 +511,7 @@ class Log:
         """
         items: list[Item] = []
         size = 0
-        with _opened(segment.path, os.O_RDONLY) as fd:
+        with opened(segment.path, os.O_RDONLY) as fd:
             for seq in sorted(segment.live):
                 place = self._live[seq]
                 size += place.size
@@ -524,21 +525,6 @@ class Log:
 
 
 # ---------------------------------------------------------------- the disk
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the disk hold the names in a folder.  Raises OSError."""
-    with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        os.fsync(fd)
 
 
 def write_at(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:

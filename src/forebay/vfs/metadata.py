@@ -282,13 +282,19 @@ class Metadata:
             folder.shelve()
         self.folders.trim()
 
-    async def pages(self, mount: Mount, key_prefix: str, *, recursive: bool = False) -> AsyncGenerator[ListPage, None]:
-        """The store's pages below a prefix, each within the deadline."""
+    async def pages(
+        self, mount: Mount, key_prefix: str, *, recursive: bool = False, reads: bool = False
+    ) -> AsyncGenerator[ListPage, None]:
+        """The store's pages below a prefix, each within the deadline; `reads`: a reader waits for them."""
         pages = mount.store.list(key_prefix, recursive=recursive)
         self.store_requests += 1
         count = 0
         try:
-            while (page := await self.answer(mount, anext(pages, None))) is not None:
+            while True:
+                with mount.traffic.waits_for_listing(self._clock.monotonic) if reads else contextlib.nullcontext():
+                    page = await self.answer(mount, anext(pages, None))
+                if page is None:
+                    return
                 count += 1
                 self.store_requests += count > 1  # the first is counted above, and costs a request if it is empty too
                 yield page
@@ -303,16 +309,19 @@ class Metadata:
         key_prefix: str,
         on_hidden: Callable[[int], None] = lambda _: None,
         on_folders: Callable[[list[FolderEntry]], None] = lambda _: None,
+        *,
+        reads: bool,
     ) -> AsyncGenerator[list[FileEntry], None]:
         """Every file below a folder, page by page; the listings of its folders are known afterwards.
 
         Args:
             on_hidden: told how many keys of a page no file name can show.
             on_folders: told, before each page, of folders in it that are objects themselves, as empty ones are.
+            reads: a reader waits for it.
         """
         walked = Walked(mount, path, key_prefix, entries_max=self._listed_max, learn=self._learn_walked)
         began = page_began = self._moment()
-        async with contextlib.aclosing(self.pages(mount, key_prefix, recursive=True)) as pages:
+        async with contextlib.aclosing(self.pages(mount, key_prefix, recursive=True, reads=reads)) as pages:
             async for page in pages:
                 hidden = walked.hidden
                 found = walked.add_page(page, page_began)

@@ -134,7 +134,7 @@ class Mounter:
         except TimeoutError as error:
             if isinstance(error, FsError):
                 raise
-            message = f"{mount.url}: no answer within {self._host.deadline_s:g} s"
+            message = f"{mount.url}: no answer within {self._host.deadline_s:g} s; check its endpoint and the network"
             raise TimedOut(message, path=mount.path) from error
 
     async def update(self, path: str, changes: MountChanges) -> Mount:
@@ -225,7 +225,8 @@ class Mounter:
         """Raise Busy if the store lacks what was written, or somebody has a file open: without its mount it is lost."""
         path = mount.path
         if mount.open_files:
-            raise Busy(f"{path} is busy: {mount.open_files} of its files are open", path=path)
+            opened = "1 of its files is" if mount.open_files == 1 else f"{mount.open_files:,} of its files are"
+            raise Busy(f"{path} is busy: {opened} open; end the programs that read or write there first", path=path)
         if count := len(self._host.drafts.below(path)):
             waiting = "1 file waits for its" if count == 1 else f"{count:,} files wait for their"
             raise Busy(f"{path} is busy: {waiting} upload: forebay fs flush {path}", path=path)

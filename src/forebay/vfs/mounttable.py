@@ -58,7 +58,7 @@ class MountTable:
                 return Place(mount, mount.prefix + relative(path, folder))
             if folder == "/":
                 return Place(None, "")
-            folder, _ = split(folder)
+            folder = folder.rpartition("/")[0] or "/"  # as `split`, which costs a call for each folder above
 
     def children(self, path: str) -> dict[str, Mount | None]:
         """Names of the virtual folders (None) and mounts directly below `path`."""

@@ -118,6 +118,8 @@ class _Move:
         fs, source, target = self._fs, self._source, self._target
         if source == target:
             raise Invalid(f"{source} cannot be moved to itself", path=source)
+        for path in (source, target):
+            await fs.changes.settle_renames(path)
         entry = await fs.stat(source)
         await fs.has_folder(paths.split(target)[0], False)
         try:

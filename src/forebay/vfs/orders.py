@@ -29,7 +29,8 @@ from forebay.errors import Busy, FsError, Invalid, NoSpace
 from forebay.types import ByteRange
 from forebay.units import MIB
 from forebay.vfs.drafts import is_draft
-from forebay.vfs.entries import Entry, FileEntry, Found, Mount
+from forebay.vfs.entries import Entry, FileEntry, Found, Mount, is_link
+from forebay.vfs.links import Links
 from forebay.vfs.prefetch import Prefetcher
 from forebay.vfs.tree import Tree
 
@@ -56,13 +57,10 @@ class Host(Protocol):
     tree: Tree
     cache: Cache
     prefetcher: Prefetcher
+    links: Links
 
     def peek(self, folder: str, name: str) -> Found | None:
         """A lookup from memory."""
-        ...
-
-    async def stat(self, path: str, *, ahead: bool = False) -> Entry:
-        """The entry at a path; `ahead`: no reader waits for it."""
         ...
 
     def dataset(self, mount: Mount, key: str) -> Dataset:
@@ -163,7 +161,7 @@ class Orders:
                 datasets[dataset] = paths.join(mount.path, dataset.folder) if dataset.folder else mount.path
                 place = Place(mount.store.location, above, dataset, folder, len(start))
                 known = places[folder] = numbers.place(place), start
-            found.append(numbers.add(known[0], known[1] + name))
+            found.append(numbers.target(numbers.add(known[0], known[1] + name)))
         return found
 
     def follow(self, dataset: Dataset, path: str) -> None:
@@ -225,7 +223,9 @@ class Job:
         self.window = Window(orders.window_max)
         self._ahead: dict[int, int] = {}  # by position: bytes that are here or on their way, and not opened yet
         self._ahead_bytes = 0
-        self._names_asked = 0
+        self._begun = 0  # what stands before this position is fetched, or on its way
+        self._named: dict[int, FileEntry] = {}  # by position from there on: what is fetched when its turn comes
+        self._asked: set[int] = set()  # positions of names that are asked for
         self._typical_bytes = MIB  # of a file whose size is not known yet
         self._told = 0  # so many samples were handed out, as it says
         self._later: deque[Sequence[str]] = deque()  # announced, and not in `order` yet
@@ -284,14 +284,17 @@ class Job:
             self._later.clear()
 
     def _take(self, names: Sequence[str]) -> None:
-        orders, coming = self._orders, self._orders.coming
+        self._orders.coming.announce(self.order, self._numbers(names))
+        self._catch_up()
+
+    def _numbers(self, names: Sequence[str]) -> list[int]:
+        """The numbers of what the job reads; its data sets are followed."""
         datasets: dict[Dataset, str] = {}
-        numbers = orders.numbers(names, datasets)
+        numbers = self._orders.numbers(names, datasets)
         for dataset, path in datasets.items():
             self.datasets.add(dataset)
-            orders.follow(dataset, path)
-        coming.announce(self.order, numbers)
-        self._catch_up()
+            self._orders.follow(dataset, path)
+        return numbers
 
     def advance(self, count: int) -> None:
         """The next `count` samples have been handed to the loader.
@@ -353,8 +356,8 @@ class Job:
 
     @property
     def _has_room(self) -> bool:
-        coming_bytes = self._ahead_bytes + self._names_asked * self._typical_bytes
-        return coming_bytes < self.window.size and self._names_asked < NAMES_MAX
+        coming_bytes = self._ahead_bytes + len(self._asked) * self._typical_bytes
+        return coming_bytes < self.window.size and len(self._asked) < NAMES_MAX
 
     @property
     def _is_low(self) -> bool:
@@ -362,50 +365,82 @@ class Job:
         has_more = self.order.ahead < self.order.end
         return has_more and self._has_room and 4 * self._ahead_bytes <= 3 * self.window.size
 
+    @property
+    def _may_begin(self) -> bool:
+        """Is it known what is next in turn?"""
+        position = self._begun
+        return position < self.order.ahead and (position not in self._asked or self.order.is_used(position))
+
     def _go_on(self) -> None:
         is_idle = self._runner is None or self._runner.done()
-        if is_idle and self._is_low and not self._is_closed:
+        if is_idle and (self._is_low or self._may_begin) and not self._is_closed:
             self._runner = self._orders.spawn(self._run(), self)
 
     async def _run(self) -> None:
-        order = self.order
-        while self._is_low:
-            stop = min(order.end, order.ahead + LOOK_UP)
-            known: list[tuple[int, FileEntry]] = []
-            while order.ahead < stop and self._has_room:
-                position = order.ahead = max(order.ahead, order.floor)
-                if position >= order.end:
-                    break
-                order.ahead += 1
-                if not order.is_used(position) and (entry := self._peek(position)) is not None:
-                    known.append((position, entry))
-                    self._count(position, entry.size)
-            self._orders.host.look_up([entry for _, entry in known])
-            for position, entry in known:
-                self._fetch(position, entry)
+        while self._is_low or self._may_begin:
+            if self._is_low:
+                self._look_ahead()
+            self._begin()
             await asyncio.sleep(0)  # readers go first
 
-    def _peek(self, position: int) -> FileEntry | None:
-        """The file at a position, if its name is known; else that is asked for, and the fetch follows."""
-        path = self._orders.coming.numbers.path(self.order.number(position))
-        found = self._orders.host.peek(*paths.split(path))
-        if found is None:
-            self._names_asked += 1
-            self._orders.spawn(self._ask(position, path), self)
-            return None
-        return found.entry if isinstance(found.entry, FileEntry) else None
+    def _look_ahead(self) -> None:
+        """Find out what the next samples are."""
+        order = self.order
+        stop = min(order.end, order.ahead + LOOK_UP)
+        while order.ahead < stop and self._has_room:
+            position = order.ahead = max(order.ahead, order.floor)
+            if position >= order.end:
+                break
+            order.ahead += 1
+            if order.is_used(position):
+                continue
+            numbers = self._orders.coming.numbers
+            number = numbers.link(order.number(position))
+            path = numbers.path(number)
+            found = self._orders.host.peek(*paths.split(path))
+            if found is None or found.entry is None or is_link(found.entry):
+                self._asked.add(position)
+                self._orders.spawn(self._ask(position, number, path), self)
+            elif isinstance(found.entry, FileEntry):
+                self._name(position, found.entry)
 
-    async def _ask(self, position: int, path: str) -> None:
+    async def _ask(self, position: int, number: int, path: str) -> None:
         entry: Entry | None = None
         try:
-            entry = await self._orders.host.stat(path, ahead=True)
+            entry = await self._orders.host.links.find(path, ahead=True)
+            if isinstance(entry, FileEntry) and entry.path != path:
+                self._lead(number, entry.path)
         except FsError as error:
             log.debug("job.name_failed", job=self.name, path=path, reason=str(error))
-        self._names_asked -= 1
+        self._asked.remove(position)
         if isinstance(entry, FileEntry) and not self.order.is_used(position):
-            self._count(position, entry.size)
-            self._fetch(position, entry)
+            self._name(position, entry)
         self._go_on()
+
+    def _lead(self, link: int, path: str) -> None:
+        """What was announced by a symbolic link is the file at a path."""
+        coming = self._orders.coming
+        (target,) = self._numbers([path])
+        if target != coming.numbers.target(link):
+            coming.lead(link, target)
+
+    def _name(self, position: int, entry: FileEntry) -> None:
+        self._named[position] = entry
+        self._count(position, entry.size)
+
+    def _begin(self) -> None:
+        """Fetch what is next in turn, up to a name that is not known yet: its reader waits for that one first."""
+        order = self.order
+        self._begun = max(self._begun, min(order.floor, order.ahead))
+        coming: list[tuple[int, FileEntry]] = []
+        while len(coming) < LOOK_UP and self._may_begin:
+            entry = self._named.pop(self._begun, None)
+            if entry is not None and not order.is_used(self._begun):
+                coming.append((self._begun, entry))
+            self._begun += 1
+        self._orders.host.look_up([entry for _, entry in coming])
+        for position, entry in coming:
+            self._fetch(position, entry)
 
     def _count(self, position: int, size: int) -> None:
         self._typical_bytes += (size - self._typical_bytes) // 4

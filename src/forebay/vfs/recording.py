@@ -163,16 +163,24 @@ class Recorder:
             draft.record = draft.recorded = None
         self.drop_aside(draft)
 
-    async def forget(self, draft: Draft) -> None:
+    async def forget(self, draft: Draft, *, is_replaced: bool = False) -> None:
         """A draft has gone, and must not come back after a crash.
+
+        Args:
+            is_replaced: the store has something else in its place, so it goes even if the journal cannot say so yet.
 
         Raises:
             NoSpace, FsError: as `record`; it has not gone.
         """
         async with draft.recording:
-            if draft.record is not None:
-                gone = await self._journal.append(draft.record.about, {"gone": True})
-                self._journal.retire(gone)
+            if (record := draft.record) is not None:
+                try:
+                    record = await self._journal.append(record.about, {"gone": True})
+                except FsError as error:
+                    if not is_replaced:
+                        raise
+                    log.error("upload.not_recorded", path=draft.path, reason=str(error))
+                self._journal.retire(record)
                 draft.record = draft.recorded = None
             self.drop_aside(draft)
             draft.is_gone = True

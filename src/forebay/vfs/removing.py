@@ -10,6 +10,7 @@ from forebay.errors import Busy, IsADirectory
 from forebay.vfs.changes import Changes
 from forebay.vfs.drafts import DraftTable
 from forebay.vfs.entries import Entry, FileEntry
+from forebay.vfs.staying import Staying
 from forebay.vfs.tree import Tree
 from forebay.vfs.writer import Writer
 
@@ -19,6 +20,7 @@ class Host(Protocol):
 
     tree: Tree
     writer: Writer
+    staying: Staying
     changes: Changes
     drafts: DraftTable
 
@@ -42,6 +44,8 @@ async def remove(host: Host, path: str, *, recursive: bool, force: bool) -> int:
     mounts = host.tree.below(path)
     if not force:
         _refuse_mounts(path, [mount.path for mount in mounts])
+    for place in [path, *(mount.path for mount in mounts)]:
+        await host.changes.rest(place)
     if isinstance(await host.stat(path), FileEntry):
         await host.changes.unlink(path)
         return 1
@@ -54,13 +58,13 @@ async def remove(host: Host, path: str, *, recursive: bool, force: bool) -> int:
     for place in places:
         host.writer.check_writes(place)
     removed = 0
-    async with host.changes.folder_kept(path):
+    async with host.staying.without(path):
         for draft in host.drafts.below(path):
             removed += draft.base is None  # the others are counted as objects
             await host.changes.unlink(draft.path)
         for place in places:
             removed += await host.writer.empty(place)
-            host.changes.unmark(place)
+            host.staying.gone(place)
     if around is None:
         _remove_virtual(host.tree, path)
     return removed

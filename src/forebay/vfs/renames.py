@@ -126,7 +126,7 @@ class Renames:
                     log.warning("rename.not_finished", **about, reason=str(error))
 
     async def settle(self, mount: Mount, *keys: str) -> bool:
-        """Finish what was interrupted at some keys of a mount, if anything was: False if not.
+        """Finish what was interrupted at some keys of a mount, or (without keys) anywhere in it: False if nothing was.
 
         Raises:
             FsError: the store failed; it is still to be finished.
@@ -146,7 +146,7 @@ class Renames:
             return None
         claims = [_Claim(mount.store.location, key, key) for key in keys]
         for record in self.interrupted.values():
-            if _is_of(record, mount) and any(_claim_of(record).meets(claim) for claim in claims):
+            if _is_of(record, mount) and (not claims or any(_claim_of(record).meets(claim) for claim in claims)):
                 return record
         return None
 

@@ -25,7 +25,7 @@ from forebay.stores.base import PartsStore, Store, Upload
 from forebay.stores.uploads import part_bytes
 from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 from forebay.units import MIB
-from forebay.vfs.content import SMALL_BYTES, Content, Stamp, load, sums_in, sums_of_span
+from forebay.vfs.content import SMALL_BYTES, Content, Stamp, load, sums_in, sums_of
 
 SINGLE_PUT_BYTES = 8 * MIB  # up to this size one PUT
 PARTS_IN_FLIGHT = 4
@@ -75,6 +75,9 @@ class Offer(NamedTuple):
 
     size: int
     digest: str  # of the checksums of the pages, xxh3-128
+
+
+NOTHING = Offer(-1, "")  # no object: the store was asked to remove it
 
 
 OnOffer = Callable[[Offer], Awaitable[None]]
@@ -224,7 +227,7 @@ class Sender:
         """The checksums of parts as they are by now: what went ahead may have been written again since."""
         found = {}
         for number, span in parts.items():
-            found[number] = await self._pool(sums_of_span, self._content.fd, span, self._content.may_be_mapped)
+            found[number] = await self._pool(sums_of, self._content.fd, span, self._content.may_be_mapped)
             self._check()
         return found
 

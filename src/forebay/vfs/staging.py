@@ -15,6 +15,7 @@ from pathlib import Path
 
 from forebay.clock import Clock
 from forebay.errors import Denied, FsError, NoSpace
+from forebay.opened import sync_folder
 
 _OPEN = os.O_RDWR | os.O_CLOEXEC
 
@@ -73,11 +74,7 @@ class Staging:
 
     def sync_names(self) -> None:
         """Have the names of new files outlast a power cut.  Blocks."""
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     def free_bytes(self) -> int:
         """Room on its disk."""

@@ -17,7 +17,7 @@ import structlog
 from forebay import failpoints
 from forebay.errors import FsError, NotFound, StaleVersion
 from forebay.paths import NAME_BYTES_MAX, join, split
-from forebay.stores.base import AttributesStore
+from forebay.stores.base import AttributesStore, Store
 from forebay.types import ByteRange, ObjectMeta
 from forebay.units import format_size
 from forebay.vfs.content import Content, PatchedContent, Snapshot, Stamp, sums_of
@@ -28,7 +28,7 @@ from forebay.vfs.leaving import Leaving
 from forebay.vfs.openfile import OpenFile
 from forebay.vfs.recording import Recorder
 from forebay.vfs.records import UploadInfo, attributes_of, has_attributes
-from forebay.vfs.sending import Changed, Offer, Pool, Sender, Sent, Target, look, offer_of
+from forebay.vfs.sending import NOTHING, Changed, Offer, Pool, Sender, Sent, Target, look, offer_of
 
 log = structlog.get_logger()
 
@@ -120,6 +120,8 @@ class Storing:
         stamp = content.stamp()
         content.begin_sending()
         await self._leaving.left(draft.mount, draft.key)
+        if await self._is_void(draft):
+            return
         await self._host.foresee(draft.path)
         sender = self.growing.take(draft) or Sender(target_of(draft), content, self._pool)
         sender.on_offer = partial(self._offered, draft, began)
@@ -134,7 +136,12 @@ class Storing:
                     raise
                 if await self._was_replaced(draft):
                     return
-                await self._keep_both(draft, content, error)
+                if draft.base is None or NOTHING not in draft.offered or not await self._shows(draft, NOTHING):
+                    await self._keep_both(draft, content, error)
+                draft.base = draft.base_sums = None  # it was us who removed what was there
+                draft.offered.remove(NOTHING)
+                await self._send(draft, may_change=may_change)
+                return
             if not is_all:
                 draft.base, draft.base_sums = found.meta.version, found.sums
                 await self._send(draft, may_change=may_change)
@@ -195,20 +202,36 @@ class Storing:
             return found, True
         return (found if offer_of(found.meta.size, found.sums) in draft.offered else None), False
 
+    async def _shows(self, draft: Draft, offer: Offer) -> bool:
+        """Has the store just that where a draft is to go?"""
+        store, key = draft.mount.store, draft.key
+        if offer == NOTHING:
+            return not await _exists(store, key)
+        found = await look(store, key, {offer.size}, self._pool)
+        return found is not None and offer_of(found.meta.size, found.sums) == offer
+
+    async def _is_void(self, draft: Draft) -> bool:
+        """Was the last that an earlier daemon did a removal or a replacement of a draft, and has the store done it?"""
+        void_if = draft.record and draft.record.fields.get("void_if")
+        if not void_if or not await self._shows(draft, Offer(*void_if)):
+            return False
+        await self._drop(draft)
+        return True
+
     async def _was_replaced(self, draft: Draft) -> bool:
         """Was the last that an earlier daemon did a rename over a draft?  Then what its store has takes its place."""
         source = draft.record and draft.record.fields.get("replaced_by")
-        if not source:
+        if not source or await _exists(draft.mount.store, source):
             return False
-        try:
-            await draft.mount.store.head(source)
-        except NotFound:
-            self._table.remove(draft)
-            self._host.went_stale(draft.entry())
-            await self._recorder.forget(draft)
-            await self._on_stored(draft)
-            return True
-        return False
+        await self._drop(draft)
+        return True
+
+    async def _drop(self, draft: Draft) -> None:
+        """What the store has takes a draft's place."""
+        self._table.remove(draft)
+        self._host.went_stale(draft.entry())
+        await self._recorder.forget(draft)
+        await self._on_stored(draft)
 
     # ------------------------------------------------------------------ what comes after the bytes
 
@@ -254,11 +277,8 @@ class Storing:
         draft.error = draft.conflict = told
         self.conflicts.append(UploadInfo(path, meta.size, "conflict", told))
         log.warning("upload.conflict", path=draft.path, kept_as=path, told=told)
-        self._table.remove(draft)
-        self._host.went_stale(draft.entry())
         await self._host.learn_file(path, file_entry(path, draft.mount, meta))
-        await self._recorder.forget(draft)
-        await self._on_stored(draft)
+        await self._drop(draft)
         raise StaleVersion(told, path=draft.path) from error
 
     async def _keep_ours(self, draft: Draft, content: Content) -> tuple[str, ObjectMeta, str]:
@@ -280,6 +300,14 @@ class Storing:
         await self._host.learn_file(path + RANGES, file_entry(path + RANGES, draft.mount, ranges))
         size = format_size(sum(span.size for span in lost))
         return path, meta, f"{told}, but {size} that only the old version had are zeros there: see {path}{RANGES}"
+
+
+async def _exists(store: Store, key: str) -> bool:
+    try:
+        await store.head(key)
+    except NotFound:
+        return False
+    return True
 
 
 def target_of(draft: Draft) -> Target:

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import structlog
 import xxhash
 
+from forebay.opened import sync_folder
 from forebay.units import MIB
 from forebay.vfs.journal_format import decode_text, encode_text
-from forebay.vfs.journal_log import sync_folder
 
 log = structlog.get_logger()
 

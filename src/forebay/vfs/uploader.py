@@ -18,7 +18,7 @@ pool.  *Invariant*: a draft is in the queue from its record until the store has 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -262,14 +262,20 @@ class Uploader:
         Args:
             lets_go: one whose last step is under way is not waited for either; `Draft.offered` says what it may make.
         """
-        draft.claims += 1
-        try:
+        with self.unsent(draft):
             task, sender = self._running.get(draft), draft.sender
             if task is not None and (lets_go or sender is None or not sender.is_ending):
                 task.cancel()
                 await asyncio.wait({task})
             async with draft.lock:
                 yield
+
+    @contextlib.contextmanager
+    def unsent(self, draft: Draft) -> Iterator[None]:
+        """The queue does not begin to send a draft meanwhile."""
+        draft.claims += 1
+        try:
+            yield
         finally:
             draft.claims -= 1
             self._changed.set()
@@ -375,9 +381,9 @@ class Uploader:
 
         self._spawn(close(), f"close of what {draft.path} was")
 
-    async def forget(self, draft: Draft) -> None:
-        """Have the journal forget a draft for good, which is not sent any more: it must not come back after a crash."""
-        await self.recorder.forget(draft)
+    async def forget(self, draft: Draft, *, is_replaced: bool = False) -> None:
+        """Have the journal forget a draft for good, which is not sent any more; see `Recorder.forget`."""
+        await self.recorder.forget(draft, is_replaced=is_replaced)
         self._dequeue(draft)
 
     async def _run(self, first: Coroutine[None, None, None]) -> None:
@@ -551,7 +557,7 @@ class Uploader:
         entry = file_entry(draft.path, draft.mount, draft.meta)
         pages, sums = draft.content.pages(), draft.stored.sums
         if not draft.content.is_whole:
-            sums = await self.pool(sums_of, draft.content.fd, pages)
+            sums = await self.pool(partial(sums_of, pages=pages), draft.content.fd)
         if not await self.recorder.is_stored(draft) or draft.handles or draft.is_gone or draft.has_new_attributes:
             return
         if pages:

@@ -146,7 +146,8 @@ class Writer:
         Raises:
             ReadOnly: it takes none, or lies in no mount.
         """
-        mount, key = self.check_writes(path), self._host.tree.locate(path).key
+        mount, key = self._host.tree.locate(path)
+        mount = _writable(mount, path)
         if path == mount.path and key == mount.prefix and key and not key.endswith("/"):
             raise Invalid(f"{path} is the mount itself", path=path)
         return mount, key
@@ -157,12 +158,7 @@ class Writer:
         Raises:
             ReadOnly: it takes none, or the path lies in no mount.
         """
-        mount = self._host.tree.locate(path).mount
-        if mount is None:
-            raise ReadOnly(f"{path} is not inside a mount; files live in mounts (forebay fs mount)", path=path)
-        if mount.settings.readonly or not mount.store.capabilities.writable:
-            raise ReadOnly(f"{mount.path} is mounted read-only", path=path)
-        return mount
+        return _writable(self._host.tree.locate(path).mount, path)
 
     async def learn(
         self, mount: Mount, path: str, entry: FileEntry | None, *, alone: bool = False, told: bool = True
@@ -204,3 +200,11 @@ def _folders_of(key: str, prefix: str) -> Iterator[str]:
 
 def _depth(key: str) -> int:
     return key.count("/")
+
+
+def _writable(mount: Mount | None, path: str) -> Mount:
+    if mount is None:
+        raise ReadOnly(f"{path} is not inside a mount; files live in mounts (forebay fs mount)", path=path)
+    if mount.settings.readonly or not mount.store.capabilities.writable:
+        raise ReadOnly(f"{mount.path} is mounted read-only", path=path)
+    return mount

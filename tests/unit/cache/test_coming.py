@@ -1,5 +1,7 @@
 """When an object is due by the paces of several jobs; the rest of `coming` is tested against models, in tests/model."""
 
+import random
+
 import pytest
 
 from forebay.cache.coming import Coming, Order
@@ -60,3 +62,38 @@ def test_a_job_that_is_left_alone_takes_all_samples(coming: Coming) -> None:
     leaving, staying = coming.orders
     coming.remove(leaving)
     assert coming.due(staying.number(2_000)) == 3_000 + 1_000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_announced_by_links_is_due_as_if_it_were_announced_itself(seed: int) -> None:
+    chance = random.Random(seed)
+    by_link, plain = Coming(), Coming()
+    for coming in (by_link, plain):
+        place = coming.numbers.place(Place("mem://s", "", DATASET, "/", 0))
+        for name in ("target", "link", "other link"):
+            for number in range(30):
+                coming.numbers.add(place, f"{name} {number}")
+        for _ in range(2):
+            coming.add(Order())
+    names = [[chance.choice((0, 30, 60)) + number for number in range(30)] for _ in range(2)]  # each job has its own
+
+    def announce() -> None:
+        for job, (order, other) in enumerate(zip(by_link.orders, plain.orders, strict=True)):
+            epoch = chance.sample(range(30), 30)
+            by_link.announce(order, [by_link.numbers.target(names[job][number]) for number in epoch])
+            plain.announce(other, epoch)
+
+    for _ in range(chance.randrange(1, 4)):
+        announce()
+    links = {name for job in names for name in job if name >= 30}
+    for link in chance.sample(sorted(links), len(links)):
+        by_link.lead(link, link % 30)
+    for _ in range(3):
+        announce()
+        for _ in range(30):
+            assert [by_link.due(number) for number in range(30)] == [plain.due(number) for number in range(30)]
+            assert [by_link.due(link) for link in links] == [plain.due(link % 30) for link in links]
+            for coming in (by_link, plain):
+                for order in coming.orders:
+                    coming.advance(order, order.at + 1)
+                    coming.used(order.number(order.at - 1))

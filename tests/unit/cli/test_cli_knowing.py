@@ -170,8 +170,8 @@ def test_a_narrow_terminal_shows_what_matters_and_a_wide_one_all(
         row = next(number for number, line in enumerate(lines) if line.startswith("mount "))
         heads[columns] = lines[row].split()
         assert lines[0] == "cache     1.0 GiB of 4.0 GiB (25%), 1,200 files"
-        assert lines[row + 1].startswith("/training-data/imagenet")
-        assert ("…" in lines[row + 1]) == (columns == 80), "only the path is cut"
+        assert lines[row + 1].split()[0].endswith("imagenet"), "the end of a path tells it from others"
+        assert (lines[row + 1][0] == "…") == (columns == 80), "only the path is cut"
         assert lines[row + 1].split()[-1] == ("12" if columns == 80 else "0")
         assert r"$'/data/\e[2J" in lines[row + 2]
         top.press(b"q")
@@ -292,6 +292,14 @@ def test_bench_says_how_to_get_a_local_folder_if_none_shows_the_path(admin: Admi
     assert "is in no local folder of Forebay" in forebay("bench", "train", "here", "--no-decode").err
 
 
+def test_bench_says_of_a_folder_of_this_machine_that_forebay_does_not_show_it(
+    admin: AdminServer, forebay: Command, tmp_path: Path
+) -> None:
+    ran = forebay("bench", "train", str(tmp_path))
+    assert (ran.code, ran.err.count("\n")) == (1, 1), "and nothing else before"
+    assert f"{tmp_path} is neither in a local folder of Forebay (forebay fuse stat lists them) nor" in ran.err
+
+
 def passes(**rates: tuple[float, float]) -> dict[str, Pass]:
     """By place, files per second and the share of time that went by in reading."""
     return {
@@ -339,6 +347,14 @@ def test_a_damaged_picture_is_read_and_not_decoded(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("whole", "cut", "none")]
     done = read_all(Work(names, batch=3, decode=True, seconds=60.0), lambda: False)
     assert (done.files, done.pictures) == (3, 1)
+
+
+def test_the_help_is_broken_by_the_terminal_alone(forebay: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    for words in (("fs", "cp"), ("bench", "train")):
+        lines = [line.strip() for line in forebay(*words, "--help").out.decode().splitlines()]
+        prose = lines[: next(number for number, line in enumerate(lines) if "Arguments" in line)]
+        assert all(line.endswith(".") for line in prose if line and not line.startswith("Usage")), prose
 
 
 def test_no_line_of_help_is_an_option_without_words(forebay: Command, home: Path) -> None:

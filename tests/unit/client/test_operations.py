@@ -7,7 +7,7 @@ import pytest
 from forebay import AsyncFileSystem, FileSystem
 from forebay.client.aio import AsyncJob
 from forebay.client.jobs import Job
-from forebay.client.operations import ls
+from forebay.client.operations import ls, read_many
 from forebay.errors import Invalid
 
 
@@ -28,3 +28,8 @@ def test_asyncio_programs_have_the_same_methods_with_the_same_arguments() -> Non
 def test_a_path_that_is_none_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(Invalid, match="absolute"):
         ls("relative")
+
+
+def test_one_path_is_not_taken_for_many_of_one_letter() -> None:
+    with pytest.raises(TypeError, match=r"a list of paths, not one: read_many\(\['/data/a'\]\)"):
+        read_many("/data/a")

@@ -296,6 +296,6 @@ def test_only_the_pages_that_are_asked_for_are_summed(tmp_path: Path, monkeypatc
         return pread(fd, size, at)
 
     monkeypatch.setattr(os, "pread", note)
-    assert list(sums_of(fd, 0b1010)) == [0, whole[1], 0, whole[3]]
+    assert list(sums_of(fd, pages=0b1010)) == [0, whole[1], 0, whole[3]]
     assert read == [PAGE_BYTES, 3 * PAGE_BYTES]
     os.close(fd)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import Denied, FsError
-from forebay.vfs.control import ControlDb
+from forebay.vfs.control import ControlDb, FolderKind, FuseMount
 from forebay.vfs.entries import MountOptions
 
 OPTIONS = MountOptions(options=(("s3a.secretKey", "hush"),), readonly=True, freshness="always", ttl_s=5.0, policy="lru")
@@ -23,17 +23,22 @@ def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
     control.add_folder("/m")
     control.add_mount("/m", "s3://b\udcff/x", OPTIONS)
     control.add_pin("/m/d/")
-    control.add_fuse_mount("/mnt/\n", "/")
+    control.add_fuse_mount(FuseMount("/mnt/\n", "/", FolderKind.WRITABLE))
+    control.add_fuse_mount(FuseMount("/set", "/m", FolderKind.SMALL_FILES))
     control.close()
     control = ControlDb(path)
     assert control.folders() == ["/a\udcff"]  # the mount has taken its folder's place
     assert control.mounts() == [("/m", "s3://b\udcff/x", OPTIONS)]
     assert control.pins() == ["/m/d/"]
-    assert control.fuse_mounts() == [("/mnt/\n", "/")]
+    assert control.fuse_mounts() == [("/mnt/\n", "/", "writable"), ("/set", "/m", "small files")]
     control.remove_folder("/a\udcff")
     control.remove_mount("/m")
     control.remove_pin("/m/d/")
     control.remove_fuse_mount("/mnt/\n")
+    control.remove_fuse_mount("/set")
+    control.add_fuse_mount(FuseMount("/set", "/m", FolderKind.READONLY))
+    assert control.fuse_mounts() == [("/set", "/m", "readonly")]
+    control.remove_fuse_mount("/set")
     assert (control.folders(), control.mounts(), control.pins(), control.fuse_mounts()) == ([], [], [], [])
     control.close()
 
@@ -81,7 +86,7 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from forebay.vfs.control import ControlDb
+from forebay.vfs.control import ControlDb, FolderKind, FuseMount
 from forebay.vfs.entries import MountOptions
 control = ControlDb(Path(sys.argv[1]))
 for index in range(10_000):

@@ -34,7 +34,7 @@ def test_a_draft_is_found_by_its_path_its_folder_and_its_version(make: MakeDraft
     table.add(draft)
     assert table.find("/m/a/f") is draft
     assert table.in_folder("/m/a") == {"f": draft}
-    assert table.by_version(draft.entry().version) is draft
+    assert table.of(draft.entry()) is draft
     assert is_draft(draft.entry())
     assert table.below("/m") == table.below("/m/a/f") == list(table) == [draft]
     assert table.below("/m/a/f2") == []
@@ -48,19 +48,19 @@ def test_a_draft_without_a_name_is_found_by_its_version_until_it_has_ended(make:
     table.remove(draft)
     assert table.find("/m/f") is None
     assert not table.has_below("/m")
-    assert table.by_version(draft.version) is draft
+    assert table.of(draft.entry()) is draft
     draft.is_ended = True
-    assert table.by_version(draft.version) is None
+    assert table.of(draft.entry()) is None
 
 
 def test_a_draft_that_nobody_has_is_not_held(make: MakeDraft) -> None:
     table, draft = DraftTable(), make("/m/f")
     table.add(draft)
     table.remove(draft)
-    version = draft.version
+    entry = draft.entry()
     del draft
     gc.collect()
-    assert table.by_version(version) is None
+    assert table.of(entry) is None
 
 
 def test_a_draft_that_is_moved_over_another_takes_its_place_and_keeps_it(make: MakeDraft) -> None:
@@ -70,9 +70,10 @@ def test_a_draft_that_is_moved_over_another_takes_its_place_and_keeps_it(make: M
     table.move(draft, "/m/a/old", "a/old")
     assert (draft.path, draft.key) == ("/m/a/old", "a/old")
     assert list(table) == [draft]
+    assert table.of(draft.entry()) is draft
     table.remove(replaced)  # comes late
     assert table.find("/m/a/old") is draft
-    assert table.by_version(replaced.version) is replaced
+    assert table.of(replaced.entry()) is replaced
 
 
 def test_a_time_that_was_set_counts_until_the_next_write(make: MakeDraft) -> None:

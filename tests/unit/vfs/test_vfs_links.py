@@ -19,7 +19,8 @@ async def begin(rig: Rig, links: dict[str, str]) -> Links:
     await rig.mount("/data/in", "s")
     for path, target in links.items():
         await rig.fs.changes.symlink(f"/data/in/{path}", target, OWNER)
-    return Links(rig.fs, lambda: [("/mnt", "/data/in"), ("/", "/elsewhere")])
+    rig.fs.local_folders = lambda: [("/mnt", "/data/in"), ("/", "/elsewhere")]
+    return rig.fs.links
 
 
 @pytest.mark.parametrize(

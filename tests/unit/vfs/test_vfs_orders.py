@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import Busy, Invalid
+from forebay.stores.posix import posix_of
 from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all
 from forebay.testing.simulation import best
 from forebay.units import KIB, MIB
-from forebay.vfs.orders import TAKEN_AT_ONCE, WINDOW_SHARE, Job
+from forebay.vfs.orders import TAKEN_AT_ONCE, UNSEEN_BEHIND, WINDOW_SHARE, Job
 
 FILE = 64 * KIB
+LINK_BYTES = len("../d/0000")
 
 
 def data_of(key: str) -> bytes:
@@ -50,6 +52,16 @@ async def cached(rig: Rig, names: Sequence[str]) -> list[str]:
 
 def gets(rig: Rig, store: str = "s") -> int:
     return rig.memory(store).requests["get"]
+
+
+async def fetches(rig: Rig, count: int) -> bool:
+    """Does it fetch so many in all and no more, as far as the store answers now?"""
+    while rig.store("s").script or gets(rig) < count:
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    await rig.landed()
+    return gets(rig) == count
 
 
 async def epoch(rig: Rig, jobs: dict[Job, list[str]]) -> int:
@@ -94,6 +106,56 @@ async def test_what_is_announced_comes_before_it_is_read_and_in_its_order(tmp_pa
         await quiet(rig)
         assert sorted(await cached(rig, names)) == sorted(names[:6])
         assert gets(rig) == 6
+
+
+async def test_no_sample_is_fetched_before_one_whose_name_is_not_known_yet(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        later = await filled(rig, 4)
+        first = [f"/s/new/{index}" for index in range(3)]
+        for index, name in enumerate(first):
+            await rig.put("s", name[3:], data_of(f"s{index}"))
+        await rig.names("/s/d")
+        answers = [asyncio.Event() for _ in first]
+        for answer in answers:
+            rig.store("s").script.extend([Hang(answer), None])  # of the object, and of a folder of that name
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([*first, *later])
+        assert await fetches(rig, 0)
+        answers[1].set()
+        assert await fetches(rig, 0)
+        answers[0].set()
+        assert await fetches(rig, 2)
+        assert await cached(rig, first[:2]) == first[:2]
+        answers[2].set()
+        await quiet(rig)
+        assert await cached(rig, [*first, *later]) == [*first, *later]
+
+
+async def test_a_name_that_nobody_tells_holds_up_nothing_once_its_sample_was_read(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 4)
+        await rig.names("/s/d")
+        rig.store("s").script.append(Hang(asyncio.Event()))
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce(["/s/new/1", *names * UNSEEN_BEHIND])
+        assert await fetches(rig, 0)
+        job.advance(UNSEEN_BEHIND + 1)
+        assert await fetches(rig, 4)
+
+
+async def test_a_folder_of_which_something_was_cached_before_is_fetched_ahead_too(tmp_path: Path) -> None:
+    async with Rig(tmp_path, prefetch=False) as rig:
+        names = [f"/s/d/{folder}/{index}" for folder in "ab" for index in range(4)]
+        for index, name in enumerate(names):
+            await rig.put("s", name[3:], data_of(f"s{index}"))
+        await rig.mount("/s", "s")
+        await rig.read(names[7])
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce(names[:4])
+        await quiet(rig)  # what is cached of the data set is known now
+        job.announce(names[4:])
+        await quiet(rig)
+        assert await cached(rig, names) == names
 
 
 @pytest.mark.parametrize(("jobs", "each"), [(1, 16), (2, 8)])
@@ -358,6 +420,73 @@ async def test_a_name_that_is_not_there_holds_nothing_up(tmp_path: Path) -> None
         job.announce([names[0], "/s/d/none", *names[1:]])
         await quiet(rig)
         assert await cached(rig, names) == names
+
+
+async def linked(rig: Rig, targets: Sequence[str]) -> list[str]:
+    """Links to paths of the mount /s, neither they nor any names known or cached; their paths."""
+    names = [f"/s/l/{index:04}" for index in range(len(targets))]
+    for name, target in zip(names, targets, strict=True):
+        await rig.fs.changes.symlink(name, f"..{target.removeprefix('/s')}", posix_of(0o777, 0, 0))
+    await rig.fs.free("/s/l")
+    await rig.fs.refresh("/s")
+    return names
+
+
+async def test_what_is_announced_by_links_is_fetched_ahead_and_used_up_as_what_they_lead_to(tmp_path: Path) -> None:
+    async with Rig(tmp_path, readahead_bytes=4 * FILE) as rig:
+        names = await filled(rig, 20)
+        links = await linked(rig, names)
+        job = rig.fs.orders.open_job("train", 0)
+        traffic = dict(rig.fs.tree.ledger)["/s"]
+        waits = traffic.lookup_waits.count
+        job.announce(links)
+        await quiet(rig)
+        assert (traffic.hits, traffic.misses, traffic.lookup_waits.count) == (0, 0, waits), "no reader has come yet"
+        assert await cached(rig, names) == names[:4]
+        assert await cached(rig, links) == links[:4], "whoever follows a link reads it first"
+        await read(rig, names[0])
+        await read(rig, names[1])
+        await quiet(rig)
+        assert await cached(rig, names) == names[:6]
+
+
+async def test_links_that_lead_to_no_file_hold_nothing_up(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 3)
+        odd = await linked(rig, ["/s/none", "/s/l/0001", "/s/d", "/../nowhere", "/s/d"])
+        job = rig.fs.orders.open_job("train", 0)
+        job.announce([names[0], *odd[:4], names[1], f"{odd[4]}/{names[2][-4:]}", f"{odd[4]}/none"])
+        await quiet(rig)
+        assert await cached(rig, names) == names
+
+
+async def test_what_is_announced_by_links_once_more_is_fetched_ahead_with_the_links_once_more(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        names = await filled(rig, 3)
+        links = await linked(rig, [*names[:2], "/s/d"])
+        job = rig.fs.orders.open_job("train", 0)
+        for _ in range(2):
+            await rig.fs.free("/s")
+            job.announce([*links[:2], f"{links[2]}/0002"])
+            await quiet(rig)
+            assert await cached(rig, names) == names
+            assert await cached(rig, links) == links
+
+
+async def test_by_links_the_cache_hits_as_often_as_by_the_paths_they_lead_to(tmp_path: Path) -> None:
+    async with Rig(tmp_path, capacity_bytes=10 * FILE + 20 * LINK_BYTES, readahead_bytes=FILE) as rig:
+        names = await filled(rig, 20)
+        links = await linked(rig, names)
+        chance = random.Random(2)
+        job = rig.fs.orders.open_job("train", 0)
+        fetched = []
+        for _ in range(4):
+            order = chance.sample(range(20), 20)
+            job.announce([links[index] for index in order])
+            before = dict(rig.fs.tree.ledger)["/s"].bytes_from_store
+            await epoch(rig, {job: [names[index] for index in order]})
+            fetched.append((dict(rig.fs.tree.ledger)["/s"].bytes_from_store - before) // FILE)
+        assert fetched == [20, 10, 10, 10]
 
 
 async def test_names_below_a_shared_prefix_are_found(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 """What is counted of a reading: from where its bytes came, and how long it had to wait."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from forebay.daemon.listing import list_below, list_folder, usage
+from forebay.daemon.wire import Json
 from forebay.errors import Unavailable
+from forebay.frontends.local.calls import Calls
 from forebay.observe.traffic import Traffic
 from forebay.testing.faulty_store import Hang
 from forebay.testing.rig import Rig, read_all, read_piece
 from forebay.types import ByteRange
 from forebay.units import KIB, MIB
+from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.listing import Listing
 from forebay.vfs.load import LoadEvent
 
@@ -204,6 +209,47 @@ async def test_who_waits_in_a_listing_waits_for_the_store_and_who_loads_names_do
         waits = traffic(rig).listing_waits.count
         assert await read_names(await rig.fs.open_folder("/s/d", reads=True), reads=True) == 25
         assert traffic(rig).listing_waits.count == waits, "what is known is not waited for"
+
+
+Lists = Callable[[FileSystem, str], AsyncGenerator[Sequence[Json], None]]
+
+
+def for_a_program(call: str) -> Lists:
+    return lambda fs, path: Calls(fs, fs.orders).long[call]({"path": path})
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [list_folder, list_below, usage, for_a_program("list"), for_a_program("walk")],
+    ids=["ls", "ls -R", "du", "list", "walk"],
+)
+async def test_a_user_or_program_that_waits_for_a_listing_waits_for_the_store_once(
+    tmp_path: Path, lists: Lists
+) -> None:
+    async with Rig(tmp_path, page_keys=10) as rig:
+        for number in range(25):
+            await rig.put("s", f"d/{number:02}", b"")
+        await rig.mount("/s", "s")
+        await rig.fs.stat("/s/d")
+        stall, store, answer = traffic(rig).stall, rig.store("s"), asyncio.Event()
+
+        async def listed() -> int:
+            return len([line async for batch in lists(rig.fs, "/s/d") for line in batch])
+
+        store.pages.extend([None, Hang(answer)])  # the second page
+        user = asyncio.create_task(listed())
+        while store.pages:
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert stall.waiting == 1
+        rig.clock.advance(3.0)
+        answer.set()
+        assert await user > 0
+        assert (stall.waiting, stall.sum_s, traffic(rig).listing_waits.sum_s) == (0, 3.0, 3.0)
+        waits = traffic(rig).listing_waits.count
+        assert [event async for event in rig.fs.load("/s/d")]
+        assert traffic(rig).listing_waits.count == waits, "who loads is no reader"
 
 
 async def test_names_that_are_asked_for_ahead_of_readers_are_not_waited_for(tmp_path: Path) -> None:

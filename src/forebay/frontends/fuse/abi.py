@@ -89,9 +89,11 @@ class Init(IntFlag):
     ASYNC_READ = 1 << 0
     ATOMIC_O_TRUNC = 1 << 3
     DONT_MASK = 1 << 6
+    AUTO_INVAL_DATA = 1 << 12  # pages of a file go once its time or size is told to be another
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
+    NO_OPEN_SUPPORT = 1 << 17
     PARALLEL_DIROPS = 1 << 18
     ABORT_ERROR = 1 << 21
     MAX_PAGES = 1 << 22

@@ -57,7 +57,7 @@ class Handles:
             StaleVersion: other opens of the node are of another local file: its next lookup gives another node.
         """
         is_draft = isinstance(file, OpenDraft)
-        if not self._paged[node.ino] and self.passthrough and (self.passes_writes or not is_draft):
+        if node.ino not in self._paged and self.passthrough and (self.passes_writes or not is_draft):
             if isinstance(file, OpenFile) and (answer := self.backing.open(node.ino, file)) is not None:
                 self.served_from["passthrough opens"] += 1
                 file.passed()

@@ -28,6 +28,13 @@ WANTED = (
     | abi.Init.PASSTHROUGH
 )
 
+# Without opens nobody tells that a file is being written, and whose pages not to keep: the kernel must see to that.
+WANTED_FOR_SMALL_FILES = (
+    WANTED & ~(abi.Init.EXPLICIT_INVAL_DATA | abi.Init.PASSTHROUGH)
+    | abi.Init.AUTO_INVAL_DATA
+    | abi.Init.NO_OPEN_SUPPORT
+)
+
 
 class Agreement(NamedTuple):
     """What both sides keep to."""
@@ -57,7 +64,7 @@ class Agreement(NamedTuple):
         return f"{abi.MAJOR}.{self.minor}"
 
 
-def agree(offered: InitIn) -> Agreement:
+def agree(offered: InitIn, wanted: abi.Init = WANTED) -> Agreement:
     """The agreement that follows from what the kernel offers.
 
     Raises:
@@ -68,6 +75,6 @@ def agree(offered: InitIn) -> Agreement:
             f"the kernel speaks FUSE {offered.major}.{offered.minor}; Forebay needs {abi.MAJOR}.{abi.MINOR_MIN} "
             "(Linux 4.18) or newer"
         )
-    flags = offered.flags & int(WANTED)
+    flags = offered.flags & int(wanted)
     max_read = MAX_READ_BYTES if flags & abi.Init.MAX_PAGES else 32 * 4096  # FUSE_DEFAULT_MAX_PAGES_PER_REQ
     return Agreement(min(offered.minor, abi.MINOR), flags, max_read)

@@ -18,7 +18,7 @@ from forebay.frontends.fuse.handshake import MAX_READ_BYTES
 from forebay.frontends.fuse.mountinfo import FILESYSTEM, MountInfo, parse_mountinfo
 from forebay.units import KIB
 
-_MS_NOSUID, _MS_NODEV, _MS_NOATIME = 2, 4, 1024  # sys/mount.h
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOATIME = 1, 2, 4, 1024  # sys/mount.h
 _MNT_FORCE, _MNT_DETACH = 1, 2  # sys/mount.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,8 +59,11 @@ def check_mountpoint(mountpoint: str) -> None:
         raise FsError(f"{mountpoint}: {error.strerror}", path=mountpoint) from error
 
 
-async def mount(mountpoint: str, path: str) -> int:
+async def mount(mountpoint: str, path: str, *, readonly: bool) -> int:
     """Mount, and return the device's descriptor, which the kernel's first request waits on.
+
+    `readonly`: the kernel refuses every write by itself, and does not ask at each open whether the last read has
+    changed the time of access.
 
     Raises:
         Denied, Unsupported, FsError: it cannot be done here, and what to do.
@@ -72,20 +75,20 @@ async def mount(mountpoint: str, path: str) -> int:
         )
     if os.geteuid() == 0:
         try:
-            return await asyncio.to_thread(_mount_as_root, mountpoint, path)
+            return await asyncio.to_thread(_mount_as_root, mountpoint, path, readonly)
         except PermissionError:
             pass  # root without CAP_SYS_ADMIN, as in most containers
-    return await _mount_by_helper(mountpoint, path)
+    return await _mount_by_helper(mountpoint, path, readonly)
 
 
-def _mount_as_root(mountpoint: str, path: str) -> int:
+def _mount_as_root(mountpoint: str, path: str, readonly: bool) -> int:
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     try:
         options = (
             f"fd={fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},"
             f"allow_other,default_permissions,max_read={MAX_READ_BYTES}"
         )
-        flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME
+        flags = _MS_NOSUID | _MS_NODEV | _MS_NOATIME | (_MS_RDONLY if readonly else 0)
         source, target = os.fsencode(f"forebay:{path}"), os.fsencode(mountpoint)
         if _libc.mount(source, target, FILESYSTEM.encode(), flags, options.encode()) != 0:
             number = ctypes.get_errno()
@@ -98,11 +101,12 @@ def _mount_as_root(mountpoint: str, path: str) -> int:
     return fd
 
 
-async def _mount_by_helper(mountpoint: str, path: str) -> int:
+async def _mount_by_helper(mountpoint: str, path: str, readonly: bool) -> int:
     helper = shutil.which("fusermount3")
     if helper is None:
         raise Denied("only root may mount without fusermount3; install it: apt-get install fuse3", path=mountpoint)
-    words = ["nosuid", "nodev", "noatime", "default_permissions", f"max_read={MAX_READ_BYTES}"]
+    words = ["ro"] if readonly else []
+    words += ["nosuid", "nodev", "noatime", "default_permissions", f"max_read={MAX_READ_BYTES}"]
     words += ["subtype=forebay", f"fsname=forebay:{path.replace(',', '_')}"]
     if _may_allow_other():
         words.append("allow_other")

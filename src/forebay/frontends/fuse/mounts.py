@@ -20,7 +20,7 @@ from forebay.errors import AlreadyExists, FsError, NotADirectory, NotFound, Time
 from forebay.frontends.fuse import mounting
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.session import Session
-from forebay.vfs.control import ControlDb
+from forebay.vfs.control import ControlDb, FolderKind, FuseMount
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
 
@@ -35,6 +35,7 @@ class FuseInfo:
 
     mountpoint: str
     path: str  # of the tree, shown there
+    kind: FolderKind
     mode: str  # "passthrough" or "page cache"
     mode_reason: str  # why not passthrough; else ""
     kernel_protocol: str
@@ -58,7 +59,7 @@ class FuseMounts:
         self._closing: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
 
-    async def mount(self, mountpoint: str, path: str) -> FuseInfo:
+    async def mount(self, mountpoint: str, path: str, kind: FolderKind = FolderKind.WRITABLE) -> FuseInfo:
         """Show a folder of the tree at a local folder, now and after every restart.
 
         Raises:
@@ -73,17 +74,19 @@ class FuseMounts:
                     path=mountpoint,
                 )
             await asyncio.to_thread(mounting.check_mountpoint, mountpoint)
-            session = await self._begin(mountpoint, paths.normalize(path))
-            self._control.add_fuse_mount(mountpoint, session.path)
+            mount = FuseMount(mountpoint, paths.normalize(path), kind)
+            session = await self._begin(mount)
+            self._control.add_fuse_mount(mount)
             return _info(session)
 
-    async def _begin(self, mountpoint: str, path: str) -> Session:
+    async def _begin(self, mount: FuseMount) -> Session:
+        mountpoint, path = mount.mountpoint, mount.path
         entry = await self._fs.stat(path)
         if isinstance(entry, FileEntry):
             raise NotADirectory(f"{path} is a file; only a folder can be mounted", path=path)
-        fd = await mounting.mount(mountpoint, path)
+        fd = await mounting.mount(mountpoint, path, readonly=mount.kind is not FolderKind.WRITABLE)
         folders = [folder.path for folder in self._settings.cache_folders]
-        session = Session(self._fs, fd, mountpoint, entry, self._clock, cache_folders=folders, on_end=self._ended)
+        session = Session(self._fs, fd, mount, entry, self._clock, cache_folders=folders, on_end=self._ended)
         try:
             session.start()
             async with asyncio.timeout(INIT_WAIT_S):
@@ -99,8 +102,7 @@ class FuseMounts:
         session.try_passthrough()
         session.readahead_bytes = mounting.set_readahead(mountpoint)
         self._sessions[mountpoint] = session
-        mode = session.mode_reason or "passthrough"
-        log.info("fuse.mounted", mountpoint=mountpoint, path=path, mode=mode)
+        log.info("fuse.mounted", mountpoint=mountpoint, path=path, kind=mount.kind, mode=session.mode)
         return session
 
     def _ended(self, session: Session) -> None:
@@ -150,18 +152,23 @@ class FuseMounts:
         """Every mount, by mount point."""
         return [_info(self._sessions[mountpoint]) for mountpoint in sorted(self._sessions)]
 
+    def local_folders(self) -> list[tuple[str, str]]:
+        """Each mount point, and the folder of the tree that it shows."""
+        return [(info.mountpoint, info.path) for info in self.infos()]
+
     async def restore(self) -> None:
         """Bring back the mounts that the control database names; what cannot be is logged, and tried next time."""
         dead = {mount.mountpoint for mount in mounting.mounts_here()}
-        for mountpoint, path in self._control.fuse_mounts():
+        for mount in self._control.fuse_mounts():
+            mountpoint = mount.mountpoint
             try:
                 if mountpoint in dead:  # ours, since this home has no other daemon
                     await mounting.unmount(mountpoint, lazily=True)
                 async with self._lock:
                     await asyncio.to_thread(mounting.check_mountpoint, mountpoint)
-                    await self._begin(mountpoint, path)
+                    await self._begin(mount)
             except OSError as error:
-                log.error("fuse.not_restored", mountpoint=mountpoint, path=path, reason=str(error))
+                log.error("fuse.not_restored", mountpoint=mountpoint, path=mount.path, reason=str(error))
 
     async def close(self) -> None:
         """Unmount everything, to be brought back at the next start."""
@@ -181,7 +188,8 @@ def _info(session: Session) -> FuseInfo:
     return FuseInfo(
         mountpoint=session.mountpoint,
         path=session.path,
-        mode="page cache" if session.mode_reason else "passthrough",
+        kind=session.kind,
+        mode=session.mode,
         mode_reason=session.mode_reason,
         kernel_protocol=agreement.protocol,
         max_read_bytes=agreement.max_read_bytes,

@@ -8,7 +8,7 @@ What changes something is in `writing.py`.
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 from weakref import ref
@@ -18,9 +18,10 @@ from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.device import Device
 from forebay.frontends.fuse.failures import Failures
-from forebay.frontends.fuse.handles import AnyFile, Handles
+from forebay.frontends.fuse.handles import Handles
 from forebay.frontends.fuse.nodes import ABSENCE_S_MAX, NODES_MAX, PRUNED, Node, NodeTable
 from forebay.frontends.fuse.server import Answer, Handler
+from forebay.frontends.fuse.unopened import UnopenedFiles
 from forebay.frontends.fuse.wire import Owner, Request
 from forebay.frontends.fuse.writing import Writing
 from forebay.paths import NAME_BYTES_MAX
@@ -34,12 +35,14 @@ REFUSED: dict[int, int] = {
     Opcode.IOCTL: errno.ENOTTY,  # no file here is a terminal: CPython asks at every open()
     Opcode.TMPFILE: errno.EOPNOTSUPP,
 }
+_OF_OPENS = (Opcode.OPEN, Opcode.FLUSH, Opcode.RELEASE)
 _NOTHING_TO_DO = (Opcode.FSYNCDIR, Opcode.SYNCFS, Opcode.DESTROY)
 _WRITES = os.O_ACCMODE | os.O_TRUNC
 _DOTS = (b".", b"..")
 _ENTRY_BYTES = abi.DIRENT.size + abi.ENTRY_OUT.size + abi.ATTR.size  # of READDIRPLUS, without the name
 _ENTRY_BYTES_MIN = _ENTRY_BYTES + 8
 CALLERS_MAX = 1_000  # whose way of reading folders is remembered
+_USER = b"user."
 _XATTRS = ("user.forebay.url", "user.forebay.version", "user.forebay.cached_bytes")
 
 
@@ -62,6 +65,7 @@ class Operations:
         self.nodes = NodeTable(root)
         self.handles = Handles(device)
         self.writing = Writing(fs, self, self.nodes, self.handles)
+        self._unopened = UnopenedFiles(fs.open)
         self._failures = Failures()
         self.on_crowd: Callable[[list[Node]], None] = lambda _: None  # told of nodes that the kernel should forget
         self._crowd = NODES_MAX  # more nodes than this are a crowd
@@ -69,8 +73,8 @@ class Operations:
         self._kernel_names: dict[int, _KernelNames] = {}  # by node id
         self._names_only: set[int] = set()  # callers that read folders and look at nothing in them
 
-    def handlers(self) -> dict[int, Handler]:
-        """The handler of each opcode that can succeed."""
+    def handlers(self, *, opens: bool = True) -> dict[int, Handler]:
+        """The handler of each opcode that can succeed; without `opens` the kernel asks for none twice."""
         table: dict[int, Callable[[Request], Answer]] = {
             Opcode.LOOKUP: self.lookup,
             Opcode.FORGET: self.forget,
@@ -89,11 +93,13 @@ class Operations:
             Opcode.GETXATTR: self.getxattr,
             Opcode.LISTXATTR: self.listxattr,
         }
-        return table | self.writing.handlers() | dict.fromkeys(_NOTHING_TO_DO, _nothing)
+        table |= self.writing.handlers() | dict.fromkeys(_NOTHING_TO_DO, _nothing)
+        return table if opens else {opcode: handler for opcode, handler in table.items() if opcode not in _OF_OPENS}
 
     def close(self) -> None:
         """Give back every open file: the mount has ended."""
         self.handles.end()
+        self._unopened.end()
         self._folders.clear()
         self._kernel_names.clear()
         self.nodes.clear()  # up to 150 MB, which must not wait for a search of the garbage that a session is
@@ -215,20 +221,24 @@ class Operations:
     def read(self, request: Request) -> Answer:
         """READ: what is here at once, else from disk or store."""
         fh, offset, size = wire.parse_read(request.body)
-        file = self.handles.file(fh)
-        data = file.read_now(offset, size)
+        if fh:
+            file = self.handles.file(fh)
+            data, read = file.read_now(offset, size), file.read
+        else:  # nobody opened it
+            node = self._file_node(request.nodeid)
+            data, read = self._unopened.read(node, offset, size), partial(self._unopened.read_later, node)
         if data is None:
             self.handles.served_from["reads that waited"] += 1
-            return self._read(request.pid, request.nodeid, file, offset, size)
+            return self._read(request.pid, request.nodeid, read, offset, size)
         self.handles.served_from["reads at once"] += 1
         return data
 
-    async def _read(self, pid: int, ino: int, file: AnyFile, offset: int, size: int) -> Buffer:
+    async def _read(self, pid: int, ino: int, read: "_Read", offset: int, size: int) -> Buffer:
         began = self._fs.monotonic()
         if code := self._failures.repeated(pid, ino, began):
             raise OSError(code, "a read of it has failed just now")
         try:
-            return await file.read(offset, size)
+            return await read(offset, size)
         except OSError as error:
             self._failures.add(pid, ino, error.errno or errno.EIO, began=began, now=self._fs.monotonic())
             raise
@@ -242,7 +252,8 @@ class Operations:
     def lseek(self, request: Request) -> Answer:
         """LSEEK: only SEEK_DATA and SEEK_HOLE come here; objects have no holes."""
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(request.body)
-        size = self.handles.file(fh).entry.size
+        entry = self.handles.file(fh).entry if fh else self._file_node(request.nodeid).entry
+        size = cast("FileEntry", entry).size
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise OSError(errno.EINVAL, "not a seek for data or holes")
         if offset >= size:
@@ -383,10 +394,12 @@ class Operations:
     def getxattr(self, request: Request) -> Answer:
         """GETXATTR: what Forebay knows of a file, as `user.forebay.*`, and what users have set."""
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
-        name = wire.parse_name(request.body[abi.GETXATTR_IN.size :])
-        entry = self.node(request.nodeid).entry
-        if not name.startswith("user."):  # so that `ls -l` asks once, and not twice for every file
+        raw = request.body[abi.GETXATTR_IN.size :]
+        if raw[: len(_USER)] != _USER:  # not ENODATA, so that `ls -l` asks once, and not twice for every file
+            # First of all: the kernel asks for `security.capability` of every file that is written.
             raise OSError(errno.EOPNOTSUPP, "only attributes of users are kept")
+        name = wire.parse_name(raw)
+        entry = self.node(request.nodeid).entry
         if not isinstance(entry, FileEntry) or name not in _XATTRS:
             return self._getxattr(entry, name, size)
         if name == "user.forebay.url":
@@ -441,6 +454,7 @@ def _pack_dirents(packed: bytearray, listing: Listing, offset: int, size: int, *
 
 _pack_bare = partial(_pack_dirents, plus=True)
 _PackSome = Callable[[bytearray, Listing, int, int], int]
+_Read = Callable[[int, int], Awaitable[Buffer]]
 
 
 def _sized(value: bytes, size: int) -> Buffer:

@@ -18,12 +18,13 @@ from pathlib import Path
 from forebay.clock import Clock
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.device import Device
-from forebay.frontends.fuse.handshake import MAX_BACKGROUND, Agreement, agree
+from forebay.frontends.fuse.handshake import MAX_BACKGROUND, WANTED, WANTED_FOR_SMALL_FILES, Agreement, agree
 from forebay.frontends.fuse.nodes import Node
 from forebay.frontends.fuse.notifier import Notifier
 from forebay.frontends.fuse.operations import REFUSED, Operations
 from forebay.frontends.fuse.server import Answer, Server
 from forebay.frontends.fuse.wire import Owner, Request
+from forebay.vfs.control import FolderKind, FuseMount
 from forebay.vfs.entries import FolderEntry
 from forebay.vfs.filesystem import FileSystem
 
@@ -38,15 +39,16 @@ class Session:
         self,
         fs: FileSystem,
         fd: int,
-        mountpoint: str,
+        mount: FuseMount,
         root: FolderEntry,
         clock: Clock,
         *,
         cache_folders: Iterable[Path],
         on_end: Callable[["Session"], None],
     ) -> None:
-        self.mountpoint = mountpoint
+        self.mountpoint = mount.mountpoint
         self.path = root.path
+        self.kind = mount.kind
         self.mode_reason = "the kernel has not begun yet"  # why cached files do not go by passthrough; "" if they do
         self.readahead_bytes = 0
         self.is_ending = False  # by our own hand
@@ -56,8 +58,15 @@ class Session:
         self._device = Device(fd)
         self._notifier = Notifier(fd)
         self.operations = Operations(fs, self._device, root, Owner(os.getuid(), os.getgid()))
-        handlers = self.operations.handlers() | {abi.Opcode.INIT: self._init}
+        small_files = mount.kind is FolderKind.SMALL_FILES
+        self._wanted = WANTED_FOR_SMALL_FILES if small_files else WANTED
+        handlers = self.operations.handlers(opens=not small_files) | {abi.Opcode.INIT: self._init}
         self.server = Server(self._device, handlers, REFUSED, clock, lambda: on_end(self))
+
+    @property
+    def mode(self) -> str:
+        """How cached files are read."""
+        return "passthrough" if self.operations.handles.passthrough else "page cache"
 
     @property
     def agreement(self) -> Agreement:
@@ -82,7 +91,7 @@ class Session:
                 offered._replace(minor=abi.MINOR), flags=0, max_pages=1, max_background=1, stack_depth=0
             )
         try:
-            agreement = agree(offered)
+            agreement = agree(offered, self._wanted)
         except OSError as error:
             self.agreed.set_exception(error)
             raise
@@ -96,7 +105,10 @@ class Session:
         )
 
     def try_passthrough(self) -> None:
-        """Use passthrough if the kernel takes files of every cache folder."""
+        """Use passthrough if the kernel takes files of every cache folder, and tells of opens."""
+        if self.kind is FolderKind.SMALL_FILES:
+            self.mode_reason = ""
+            return
         self.mode_reason = self._passthrough_refusal()
         self.operations.handles.passthrough = not self.mode_reason
         self.operations.handles.passes_writes = self.agreement.passthrough_writes
@@ -119,9 +131,9 @@ class Session:
 
     def _ask_again(self, names: Iterable[tuple[int, str]], *, expire_only: bool = True) -> None:
         """Have the kernel ask again for names, for each of which it locks the folder for a moment."""
-        expire_only = expire_only and self.agreement.expire_only
         for ino, some in groupby(names, key=itemgetter(0)):
-            messages = [wire.pack_inval_entry(ino, name, expire_only=expire_only) for _, name in some]
+            softly = expire_only and self.agreement.expire_only
+            messages = [wire.pack_inval_entry(ino, name, expire_only=softly) for _, name in some]
             self.server.waiters.once_answered(ino, partial(self._notifier.send, messages))
 
     async def _told(self) -> None:

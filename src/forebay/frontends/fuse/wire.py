@@ -19,6 +19,7 @@ SECTOR_BYTES = 512  # st_blocks counts in these, whatever the block size (stat(2
 
 _REPLY_BYTES = abi.OUT_HEADER.size
 _pack_header = abi.OUT_HEADER.pack
+_NO_ATTR = bytes(abi.ATTR.size)
 _RESERVED = bytes(abi.ENTRY_OUT.size + abi.ATTR.size)  # "." and "..": the kernel knows them
 
 
@@ -203,12 +204,14 @@ def pack_entry(ino: int, attr: bytes, ttl_s: float, attr_s: int = int(VALID_S_MA
 def pack_absence(ttl_s: float) -> bytes:
     """An entry that says that there is none, for `ttl_s`."""
     seconds, nanoseconds = _valid(ttl_s)
-    return abi.ENTRY_OUT.pack(0, 0, seconds, 0, nanoseconds, 0) + bytes(abi.ATTR.size)
+    return abi.ENTRY_OUT.pack(0, 0, seconds, 0, nanoseconds, 0) + _NO_ATTR
 
 
 def _valid(ttl_s: float) -> tuple[int, int]:
-    seconds, fraction = divmod(min(max(ttl_s, 0.0), VALID_S_MAX), 1)
-    return int(seconds), int(fraction * 1e9)
+    if not 0 < ttl_s < VALID_S_MAX:
+        return (0 if ttl_s <= 0 else int(VALID_S_MAX)), 0
+    seconds = int(ttl_s)
+    return seconds, int((ttl_s - seconds) * 1e9)
 
 
 def pack_attr_out(attr: bytes, attr_s: int = int(VALID_S_MAX)) -> bytes:

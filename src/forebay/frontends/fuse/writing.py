@@ -126,7 +126,7 @@ class Writing:
         posix = posix_of(stat.S_IMODE(mode & ~umask) & 0o1777, request.uid, request.gid)
         was_absent, opened = self._nodes.expect(folder, name), None
         try:
-            opened = self._fs.changes.create_now(join(folder, name), posix, access=flags & os.O_ACCMODE)
+            opened = self._fs.changes.create_now(folder, name, posix, access=flags & os.O_ACCMODE)
         finally:
             if opened is None and was_absent:
                 self._nodes.tell_absent(folder, name)

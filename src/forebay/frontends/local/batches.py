@@ -28,7 +28,6 @@ from forebay.units import MIB
 from forebay.vfs.drafts import AnyFile
 from forebay.vfs.entries import FileEntry
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.links import Links
 
 STREAMED_BYTES = 2 * MIB  # a file up to this size that is not here goes to the program before it is on the disk
 
@@ -38,9 +37,8 @@ Explain = Callable[[BaseException], tuple[FsError, str]]
 class Batch:
     """One request for files.  See the module."""
 
-    def __init__(self, fs: FileSystem, links: Links, shelf: Shelf, link: Link, request: int, explain: Explain) -> None:
+    def __init__(self, fs: FileSystem, shelf: Shelf, link: Link, request: int, explain: Explain) -> None:
         self._fs = fs
-        self._links = links
         self._shelf = shelf
         self.link = link
         self._request = request
@@ -90,7 +88,7 @@ class Batch:
             self.link.send(pack(Kind.MISSED, self._request, pack_error(told, message, number)))
 
     async def _open(self, path: str) -> AnyFile:
-        entry = await self._links.find(paths.normalize(path))
+        entry = await self._fs.links.find(paths.normalize(path))
         if not isinstance(entry, FileEntry):
             raise IsADirectory(f"{path} is a folder", path=path)
         file = self._fs.open(entry)

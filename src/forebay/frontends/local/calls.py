@@ -21,7 +21,6 @@ from forebay.types import Buffer
 from forebay.vfs.drafts import AnyFile, OpenDraft
 from forebay.vfs.entries import Entry, FileEntry, is_link
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.links import Links, LocalFolders
 from forebay.vfs.modes import touch
 from forebay.vfs.openfile import OpenFile
 
@@ -52,11 +51,10 @@ LongCall = Callable[[Json], AsyncGenerator[list[Json], None]]
 class Calls:
     """See the module."""
 
-    def __init__(self, fs: FileSystem, links: Links, orders: Orders, local_folders: LocalFolders) -> None:
+    def __init__(self, fs: FileSystem, orders: Orders) -> None:
         self._fs = fs
-        self._links = links
+        self._links = fs.links
         self._orders = orders
-        self._local_folders = local_folders
         self.short: dict[str, Call] = {
             "stat": self._stat,
             "readlink": self._readlink,
@@ -151,13 +149,13 @@ class Calls:
     async def _walk(self, fields: Json) -> AsyncGenerator[list[Json], None]:
         path = _path(fields)
         real = await self._links.place(path)
-        async for files in self._fs.walk(real):
+        async for files in self._fs.walk(real, reads=True):
             for start in range(0, len(files), ROWS):
                 some = files[start : start + ROWS]
                 yield [row_of(file, _seen_from(path, real, file.path)) for file in some]
 
     async def _tell_local_folders(self, _: Caller, __: Json, ___: bytes) -> Answer:
-        return Answer({"folders": [list(pair) for pair in self._local_folders()]})
+        return Answer({"folders": [list(pair) for pair in self._fs.local_folders()]})
 
     # ------------------------------------------------------------------ files
 

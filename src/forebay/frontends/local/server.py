@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from forebay import paths
 from forebay.clock import Clock
 from forebay.errors import Denied, FsError, Invalid, Unavailable, kinds
 from forebay.frontends.local.batches import Batch
@@ -27,7 +28,6 @@ from forebay.frontends.local.orders import Job, Orders
 from forebay.frontends.local.sessions import Session, Sessions
 from forebay.frontends.local.shelf import Shelf
 from forebay.vfs.filesystem import FileSystem
-from forebay.vfs.links import Links, LocalFolders
 
 log = structlog.get_logger()
 
@@ -58,7 +58,6 @@ class LocalServer:
         clock: Clock,
         *,
         clean: Callable[[str], str],
-        local_folders: LocalFolders,
         orders: Orders,
     ) -> None:
         """`clean` takes secrets out of a message."""
@@ -67,8 +66,7 @@ class LocalServer:
         self._clock = clock
         self._path = path
         self._clean = clean
-        self._links = Links(fs, local_folders)
-        self._calls = Calls(fs, self._links, orders, local_folders)
+        self._calls = Calls(fs, orders)
         self._sessions = Sessions()
         self._programs: dict[Link, _Program] = {}
         self._listener: socket.socket | None = None
@@ -157,7 +155,7 @@ class LocalServer:
             raise BadFrame(f"no request is of kind {frame.kind}")
 
     def _batch(self, link: Link, request: int) -> Batch:
-        return Batch(self._fs, self._links, self._shelf, link, request, self._explain)
+        return Batch(self._fs, self._shelf, link, request, self._explain)
 
     def _begin(self, batch: Batch, frame: Frame) -> None:
         wanted = parse_paths(frame.body)
@@ -212,7 +210,7 @@ class LocalServer:
     def _explain(self, error: BaseException) -> tuple[FsError, str]:
         """An error as programs get it, and its message without secrets."""
         if isinstance(error, FsError):
-            return error, self._clean(error.message)
+            return error, self._clean(paths.message_of(error, self._fs.local_folders))
         if isinstance(error, OSError):
             by_errno = [kind for kind in kinds().values() if error.errno == kind.ERRNO and kind is not FsError]
             kind = by_errno[0] if by_errno and not by_errno[0].retryable else FsError
