@@ -303,7 +303,7 @@ class Log:
             raise FsError(
                 f"record {seq} of the journal in {self._folder} is not there any more", path=str(self._folder)
             )
-        with _opened(place.segment.path, os.O_RDONLY) as fd:
+        with opened(place.segment.path, os.O_RDONLY) as fd:
             return self._read(fd, seq, place).body or b""
 
     def _read(self, fd: int, seq: int, place: Place) -> Entry:
