@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -593,7 +594,7 @@ async def test_what_the_store_has_done_does_not_fail_for_want_of_room_in_the_jou
     await waiting(rig, mode)
     append = rig.fs.journal.append
 
-    async def full(about: str, fields: Mapping[str, object], body: bytes | None = None) -> object:
+    async def full(about: str, fields: dict[str, Any], body: bytes | None = None) -> object:
         if fields.get("gone"):
             raise NoSpace("the disk is full")
         return await append(about, fields, body)
