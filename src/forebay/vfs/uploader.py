@@ -257,6 +257,7 @@ class Uploader:
                 task.cancel()
                 await asyncio.wait({task})
             async with draft.lock:
+                await self.recorder.own(draft)
                 yield
         finally:
             draft.claims -= 1
