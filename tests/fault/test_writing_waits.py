@@ -153,6 +153,33 @@ async def test_what_was_written_while_a_file_was_sent_is_not_in_conflict_with_th
     await at_the_end(rig, f=b"SECOND" + data[6:])
 
 
+@SIZES
+@pytest.mark.parametrize("change", ["rename over it", "overwrite", "write on", "unlink"])
+async def test_what_is_done_to_a_file_that_an_earlier_daemon_has_sent_is_not_in_conflict_with_that(
+    rig: Writing, data: bytes, change: str
+) -> None:
+    await rig.start("back")
+    journal = rig.fs.journal
+    await rig.save("/s/f", data)
+    journal.retire, journal.append = [].append, never  # type: ignore[method-assign,assignment]  # all ends here
+    await rig.until(lambda: "f" in rig.memory("s")._objects)
+    await rig.restart()
+    expected: bytes | None = b"new"
+    if change == "rename over it":
+        await rig.save("/s/new", b"new")
+        await rig.fs.changes.rename("/s/new", "/s/f")
+    elif change == "overwrite":
+        await rig.save("/s/f", b"new", truncate=True)
+    elif change == "write on":
+        await rig.save("/s/f", b"new")
+        expected = b"new" + data[3:]
+    else:
+        await rig.fs.changes.unlink("/s/f")
+        expected = None
+    rig.fs.start()
+    await at_the_end(rig, f=expected)
+
+
 async def test_a_large_file_is_read_back_before_it_is_sent(rig: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lull, "LULL_S", 0.01)
     monkeypatch.setattr(lull, "HELD_MAX_S", 1_000.0)

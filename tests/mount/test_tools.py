@@ -152,6 +152,15 @@ def test_touch_chmod_and_ln_set_what_ls_shows(writable: Path, tool: Tool) -> Non
     assert tool("readlink", writable / "link") == "folder\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_chown_sets_what_ls_shows(writable: Path, tool: Tool) -> None:
+    tool("touch", writable / "file")
+    tool("mkdir", writable / "folder")
+    for name in ("file", "folder"):
+        tool("chown", "1234:2345", writable / name)
+        assert tool("stat", "-c", "%u %g", writable / name) == "1234 2345\n"
+
+
 def test_the_shell_overwrites_appends_and_cuts(writable: Path, tool: Tool) -> None:
     text = writable / "text"
     tool("sh", "-c", 'printf "a long line" > "$0"; printf "short" > "$0"', text)

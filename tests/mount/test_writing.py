@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,15 +14,19 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from forebay import failpoints
+from forebay.daemon.home import is_killed
 from forebay.testing.daemons import RunForebay, daemon_pid, wait_until
 from forebay.testing.killing import MODES, Writer, check
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.treemodel import SETTINGS, TreeMachine
-from mount.conftest import Child, s3_options
+from forebay.units import MIB
+from mount.conftest import Child, Reader, s3_options
 
 FSX_OPERATIONS = 3_000  # of each of two processes
 EXAMPLES = 10  # of the tree machine, each of 40 steps
 KILLS = 3  # of each way of writing
+LARGE = bytes(range(256)) * (24 * MIB // 256)  # goes in parts
 FSX_WAIT_S = 300.0
 Mounted = Callable[[str], Path]
 
@@ -65,7 +70,12 @@ def kill_daemon(home: Path, forebay: RunForebay) -> None:
     pid = daemon_pid(home)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: daemon_pid(home) is None, "the daemon is gone")
+    start_again(home, forebay)
+
+
+def start_again(home: Path, forebay: RunForebay) -> None:
+    # If the killed one and the kernel wait for each other, it is the start that ends it.
+    wait_until(lambda: daemon_pid(home) is None or is_killed(home), "the daemon is gone")
     ran = forebay("start")
     assert ran.code == 0, ran.err
 
@@ -135,6 +145,131 @@ def _bytes_of(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+@pytest.mark.parametrize("mount_mode", ["through"])
+@pytest.mark.parametrize("point", ["rename.copied_one:5", "rename.deleted_one:5"])
+def test_a_rename_of_a_folder_that_kill_9_cuts_short_is_finished_by_the_next_daemon(
+    writable_mount: Path,
+    forebay: RunForebay,
+    forebay_home: Path,
+    s3: SeaweedS3,
+    bucket: str,
+    child: Child,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+) -> None:
+    names = {f"{number:02}" for number in range(12)}
+
+    def stored(folder: str) -> set[str]:
+        return {name for name in names if s3.request("GET", f"/{bucket}/{folder}/{name}") == (200, name.encode())}
+
+    for name in names:
+        assert s3.request("PUT", f"/{bucket}/old/{name}", name.encode())[0] == 200
+    assert forebay("stop").code == 0
+    monkeypatch.setenv(failpoints.VARIABLE, point)
+    assert forebay("start").code == 0
+    monkeypatch.delenv(failpoints.VARIABLE)
+    child("os.rename(argv[1] + '/old', argv[1] + '/new')", writable_mount, fails=True)
+    assert stored("old") | stored("new") == names, "each is in one of the two places, whole"
+    start_again(forebay_home, forebay)
+    look = "for folder, _, names in os.walk(argv[1]): print(*(f'{folder}/{name}' for name in sorted(names)))"
+    moved = " ".join(f"{writable_mount}/new/{name}" for name in sorted(names))
+    wait_until(lambda: child(look, writable_mount).stdout.decode().strip() == moved, "it is finished")
+    assert (stored("old"), stored("new")) == (set(), names)
+
+
+@pytest.mark.parametrize("mount_mode", ["through"])
+def test_a_close_that_meets_what_others_wrote_is_estale_and_both_are_kept(
+    writable_mount: Path, forebay: RunForebay, s3: SeaweedS3, bucket: str, child: Child
+) -> None:
+    code = """
+import errno
+fd = os.open(argv[1] + "/f", os.O_WRONLY | os.O_TRUNC)
+os.write(fd, b"ours")
+print("written", flush=True)
+sys.stdin.readline()
+try: os.close(fd)
+except OSError as error: print(errno.errorcode[error.errno])
+"""
+    assert s3.request("PUT", f"/{bucket}/f", b"before")[0] == 200
+    with Reader(code, writable_mount) as writer:
+        assert writer.line() == "written"
+        assert s3.request("PUT", f"/{bucket}/f", b"theirs")[0] == 200
+        assert writer.end() == "ESTALE\n"
+    (told,) = forebay("fs", "uploads", "--json").json
+    kept = told["path"].removeprefix("/b/")
+    assert (told["state"], kept.startswith("f.forebay-conflict-")) == ("conflict", True)
+    show = "for name in sorted(os.listdir(argv[1])): print(name, open(argv[1] + '/' + name).read())"
+    assert child(show, writable_mount).stdout.decode().splitlines() == ["f theirs", f"{kept} ours"]
+    assert s3.request("GET", f"/{bucket}/f") == (200, b"theirs")
+    assert s3.request("GET", f"/{bucket}/{kept}") == (200, b"ours")
+
+
+@pytest.mark.parametrize("mount_mode", ["through"])
+def test_parts_of_a_large_file_are_sent_while_it_is_written(
+    writable_mount: Path, s3: SeaweedS3, bucket: str, child: Child
+) -> None:
+    def sent() -> int:
+        listed = s3.request("GET", f"/{bucket}?uploads=")[1].decode()
+        ids = re.findall("<UploadId>(.*?)</UploadId>", listed)
+        return sum(s3.request("GET", f"/{bucket}/f?uploadId={id}")[1].count(b"<Part>") for id in ids)
+
+    code = """
+with open(argv[1] + "/f", "wb", buffering=0) as file:
+    for _ in range(24): file.write(bytes(range(256)) * 4096)
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+    with Reader(code, writable_mount) as writer:
+        assert writer.line() == "written"
+        wait_until(lambda: sent() == 2, "all but what may be written again is there")
+        assert s3.request("GET", f"/{bucket}/f")[0] == 404
+        writer.end()
+    assert s3.request("GET", f"/{bucket}/f") == (200, LARGE)
+    assert sent() == 0
+
+
+def test_what_was_written_is_read_from_the_cache_and_fetched_from_nowhere(
+    writable_mount: Path, forebay: RunForebay, s3: SeaweedS3, bucket: str, child: Child
+) -> None:
+    code = """
+for name, size in ("small", 1), ("large", 24):
+    with open(f"{argv[1]}/{name}", "wb") as file: file.write(bytes(range(256)) * 4096 * size)
+"""
+    child(code, writable_mount)
+    assert forebay("fs", "flush", "/b").code == 0
+    assert s3.request("GET", f"/{bucket}/large") == (200, LARGE)
+    for name, data in ("small", LARGE[:MIB]), ("large", LARGE):
+        assert forebay("fs", "cat", f"/b/{name}").out == data
+        assert child("sys.stdout.buffer.write(open(argv[1], 'rb').read())", writable_mount / name).stdout == data
+    counters = forebay("status", "--json").json["counters"]
+    assert (counters["bytes_from_store"], counters["read_from_cache"] >= len(LARGE)) == (0, True)
+
+
+def test_of_what_several_processes_append_nothing_is_lost_or_torn(
+    writable_mount: Path, forebay: RunForebay, s3: SeaweedS3, bucket: str, child: Child
+) -> None:
+    code = """
+def append(who):
+    for number in range(100):
+        fd = os.open(argv[1] + "/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        record = f"{who} {number} ".encode().ljust(50 * number + 10, b".") + b"\\n"
+        assert os.write(fd, record) == len(record)
+        os.close(fd)
+pids = []
+for who in range(3):
+    pids.append(os.fork())
+    if not pids[-1]:
+        append(who)
+        os._exit(0)
+assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+"""
+    child(code, writable_mount)
+    assert forebay("fs", "flush", "/b").code == 0
+    status, log = s3.request("GET", f"/{bucket}/log")
+    records = [f"{who} {number} ".ljust(50 * number + 10, ".") for who in range(3) for number in range(100)]
+    assert (status, sorted(log.decode().splitlines())) == (200, sorted(records))
 
 
 def test_who_makes_files_is_not_asked_for_what_the_kernel_was_told(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 END_WAIT_S = 20.0
 LOOK_S = 0.01
-MNT_DETACH = 2  # sys/mount.h
+MNT_FORCE, MNT_DETACH = 1, 2  # sys/mount.h
 COMMANDS = {"forebay": "run", "forebay-fuse": "run_fuse"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -112,6 +112,6 @@ def mountpoints(folder: Path) -> list[str]:
 
 
 def detach_mounts(folder: Path) -> None:
-    """Take away every mount below a folder, dead ones too."""
+    """Take away every mount below a folder, dead ones too; who waits for one of ours is let go."""
     for path in mountpoints(folder):
-        _libc.umount2(os.fsencode(path), MNT_DETACH)
+        _libc.umount2(os.fsencode(path), MNT_FORCE | MNT_DETACH)

@@ -195,14 +195,15 @@ class Drafting:
 
     async def _open_draft(self, draft: Draft, truncate: bool, access: int) -> OpenDraft:
         opened = self.opened(draft, access)  # before anything waits: it must not become a version meanwhile
-        if truncate and draft.content.size():
-            try:
+        try:
+            await self._uploader.recorder.own(draft)
+            if truncate and draft.content.size():
                 async with draft.recording:
                     self._empty(draft)
                 draft.content.may_be_mapped |= access == os.O_RDWR
-            except BaseException:
-                opened.close()
-                raise
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     def opened(self, draft: Draft, access: int) -> OpenDraft:

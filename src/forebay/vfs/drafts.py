@@ -57,6 +57,7 @@ class Draft:
         "is_unseen",
         "key",
         "lock",
+        "may_be_sent",
         "meta",
         "mount",
         "offered",
@@ -95,6 +96,7 @@ class Draft:
         self.record: Record | None = None
         self.sent: Snapshot | None = None  # what the journal had when it was last sent
         self.offered: list[Offer] = []  # what the store may have, although it has not said so: none of them is others'
+        self.may_be_sent = False  # by an earlier daemon, as the journal has it, which is not among these yet
         self.error = ""  # why it is not in the store yet
         self.conflict = ""  # what was said when somebody else had changed the object
         self.handles = 0

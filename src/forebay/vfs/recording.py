@@ -19,7 +19,7 @@ from forebay.vfs.drafts import Draft
 from forebay.vfs.journal import Journal
 from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
-from forebay.vfs.sending import Pool
+from forebay.vfs.sending import Pool, offer_of
 from forebay.vfs.staging import Staging
 from forebay.vfs.unsynced import held, record_now, unsynced_fields
 
@@ -118,6 +118,18 @@ class Recorder:
         self.drop_aside(draft)
         failpoints.hit("upload.recorded")
         return True
+
+    async def own(self, draft: Draft) -> None:
+        """A draft is about to be another file, or to go: what an earlier daemon may have sent of it is ours too.
+
+        Until then it is told by its bytes, which need not be read at a start.
+        """
+        if not draft.may_be_sent:
+            return
+        async with draft.recording:
+            if draft.may_be_sent:
+                draft.offered.append(offer_of(draft.content.size(), await self._pool(sums_of, draft.content.fd)))
+                draft.may_be_sent = False
 
     async def amend(self, draft: Draft, **changed: object) -> None:
         """What the journal says of a draft beside its bytes is out of date, or is about to be as `changed` says.

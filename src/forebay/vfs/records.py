@@ -69,6 +69,7 @@ def draft_of(record: Record, body: bytes | None, mount: Mount, staging: Staging)
     draft.posix = None if fields["posix"] is None else Posix(*fields["posix"])
     draft.mtime_ns = fields["mtime_ns"]
     draft.offered = [Offer(*one) for one in fields.get("offered", ())]
+    draft.may_be_sent = True
     draft.recorded = Snapshot(content.stamp(), sums_of(content.fd) if content.size() <= SMALL_BYTES else array("Q"))
     return draft
 

@@ -154,7 +154,7 @@ class Storing:
             raise
         draft.stored, draft.meta, draft.base = Snapshot(stamp, sent.sums), sent.meta, sent.meta.version
         draft.base_sums = sent.sums if content.is_whole else None
-        draft.sent, draft.offered = began, []
+        draft.sent, draft.offered, draft.may_be_sent = began, [], False
         draft.has_new_attributes, draft.replaces_any = True, False  # the first until they are known to be there
 
     async def _all_of(self, draft: Draft, sender: Sender, stamp: Stamp | None) -> Sent:

@@ -268,6 +268,7 @@ class Uploader:
                 task.cancel()
                 await asyncio.wait({task})
             async with draft.lock:
+                await self.recorder.own(draft)
                 yield
 
     @contextlib.contextmanager

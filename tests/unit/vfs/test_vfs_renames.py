@@ -25,6 +25,7 @@ from forebay.vfs.metadata import Metadata
 from forebay.vfs.renames import Renames
 
 DOWN = Unavailable("down")
+PAGE_KEYS = 4
 
 
 def content(key: str) -> bytes:
@@ -52,7 +53,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.memory = MemoryStore("s", page_keys=4)
+        self.memory = MemoryStore("s", page_keys=PAGE_KEYS)
         self.store = FaultyStore(self.memory)
         self.store.pages.extend([None] * 1_000)  # so that `faults` are of all calls but listings
         self.begin()
@@ -115,10 +116,21 @@ async def test_a_folder_is_renamed_with_all_below_it_and_nothing_beside_it(bench
     )
     moved = {"b/c/" + key[2:]: content(key) for key in FOLDER}
     assert bench.objects() == {**moved, **{key: key.encode() for key in beside}}
-    assert told[0] == (0, 4)  # a page is known
+    assert told[0] == (0, PAGE_KEYS)  # a page is known
     assert told[-1] == (len(FOLDER), len(FOLDER))
     assert told == sorted(told)
     assert bench.control.renames() == []
+
+
+async def test_objects_are_copied_many_at_a_time(bench: Bench) -> None:
+    await bench.put(FOLDER)
+    gate = asyncio.Event()
+    bench.faults(*[Hang(gate)] * PAGE_KEYS)
+    task = asyncio.create_task(bench.renames.rename(bench.mount(), "a", "b", is_folder=True))
+    await until(lambda: not bench.store.script)  # all of a page are under way
+    gate.set()
+    await task
+    assert set(bench.objects()) == {f"b/{name}" for name in NAMES}
 
 
 async def test_a_file_is_renamed_and_replaces_another(bench: Bench) -> None:
