@@ -20,6 +20,7 @@ INFO = {
     "path": "/data",
     "mode": "passthrough",
     "mode_reason": "",
+    "kind": "writable",
     "kernel_protocol": "7.45",
     "max_read_bytes": 1 << 20,
     "readahead_bytes": 4 << 20,
@@ -154,7 +155,7 @@ def test_forebay_fuse_is_the_same_as_forebay_fuse(admin: AdminServer, spawn: Spa
     process = spawn("mount", "/mnt/fuse", "/data", entry="run_fuse")
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (0, b"/data on /mnt/fuse (passthrough)\n", b"")
-    assert admin.bodies("/v1/fuse/mount") == [{"mountpoint": "/mnt/fuse", "path": "/data"}]
+    assert admin.bodies("/v1/fuse/mount") == [{"mountpoint": "/mnt/fuse", "path": "/data", "kind": "writable"}]
 
 
 @pytest.mark.parametrize(("shell", "words"), [("bash", "forebay fs mo"), ("zsh", "forebay fs mo")])
@@ -231,10 +232,21 @@ def test_a_local_folder_is_passed_on_as_an_absolute_path(admin: AdminServer, for
     forebay("fuse", "unmount", "mnt")
     forebay("fuse", "unmount", "--force", "mnt/")
     assert admin.bodies("/v1/fuse/mount") == [
-        {"mountpoint": str(tmp_path / "mnt"), "path": "/data"},
-        {"mountpoint": "/mnt/fuse", "path": "/"},
+        {"mountpoint": str(tmp_path / "mnt"), "path": "/data", "kind": "writable"},
+        {"mountpoint": "/mnt/fuse", "path": "/", "kind": "writable"},
     ]
     assert [body["force"] for body in admin.bodies("/v1/fuse/unmount")] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["readonly", "small-files"])
+def test_what_a_local_folder_is_made_for_is_passed_on_and_shown(
+    kind: str, admin: AdminServer, forebay: Command
+) -> None:
+    said = kind.replace("-", " ")
+    admin.answers["/v1/fuse/mount"] = INFO | {"kind": said}
+    shown = forebay("fuse", "mount", f"--{kind}", "/mnt/fuse", "/data").lines
+    assert admin.bodies("/v1/fuse/mount") == [{"mountpoint": "/mnt/fuse", "path": "/data", "kind": said}]
+    assert shown == [f"/data on /mnt/fuse (passthrough, {said})"]
 
 
 def test_why_there_is_no_passthrough_is_said(admin: AdminServer, forebay: Command) -> None:
