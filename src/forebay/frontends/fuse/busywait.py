@@ -16,7 +16,7 @@ from forebay.clock import Clock
 LOOK_S = 100e-6  # a reader that was asleep needs 25 us to wake up, and 15 to read a file of 110 KiB
 BUSY_S = 50e-6  # one look that takes so long, in vain: others need this processor
 SKIP_MAX = 1023  # waits without a look after failures in a row: 0.1 us of each is spent in vain
-SKIP_BUSY = 255  # who yields to a process that computes comes back after up to 4 ms, and readers wait for that
+SKIP_BUSY = 4095  # who yields to a process that computes comes back after up to 4 ms, and readers wait for that
 
 
 class BusyWait:
