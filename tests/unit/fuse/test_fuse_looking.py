@@ -84,6 +84,20 @@ def test_a_look_while_others_need_the_processor_is_not_repeated_soon(pipe: tuple
     assert looks(waiting, clock, busywait.SKIP_BUSY + 2) == [True, *[False] * busywait.SKIP_BUSY, True]
 
 
+def test_where_others_need_the_processor_again_and_again_looks_become_rare(pipe: tuple[int, int]) -> None:
+    clock = SteppingClock(2 * busywait.BUSY_S)
+    waiting = BusyWait(pipe[0], clock)
+    looks(waiting, clock, 4 * busywait.SKIP_BUSY_MAX)
+    assert sum(looks(waiting, clock, 4 * busywait.SKIP_BUSY_MAX)) <= 4
+    os.write(pipe[1], b"x")
+    before = clock.readings
+    while not waiting.wait():  # one request in time, at the next look
+        pass
+    assert clock.readings == before + 1
+    os.read(pipe[0], 1)
+    assert sum(looks(waiting, clock, busywait.SKIP_BUSY_MAX)) <= 3
+
+
 def test_nobody_looks_while_tasks_have_work_to_do(pipe: tuple[int, int]) -> None:
     clock = SteppingClock(1e-6)
     os.write(pipe[1], b"x")

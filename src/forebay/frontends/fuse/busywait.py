@@ -16,7 +16,8 @@ from forebay.clock import Clock
 LOOK_S = 100e-6  # a reader that was asleep needs 25 us to wake up, and 15 to read a file of 110 KiB
 BUSY_S = 50e-6  # one look that takes so long, in vain: others need this processor
 SKIP_MAX = 1023  # waits without a look after failures in a row: 0.1 us of each is spent in vain
-SKIP_BUSY = 4095  # who yields to a process that computes comes back after up to 4 ms, and readers wait for that
+SKIP_BUSY = 255  # who yields to a process that computes comes back after up to 4 ms, and readers wait for that
+SKIP_BUSY_MAX = 4095  # where that happens again and again
 
 
 class BusyWait:
@@ -46,12 +47,12 @@ class BusyWait:
         now = began = self._clock.monotonic()
         while True:
             if self._poll.poll(0):
-                self._penalty = 0
+                self._penalty >>= 1  # one request that comes in time is no sign yet that all will
                 return True
             os.sched_yield()  # a reader on this very processor must get on
             before, now = now, self._clock.monotonic()
             if now - before > BUSY_S:
-                self._skip = SKIP_BUSY
+                self._penalty = self._skip = min(max(2 * self._penalty + 1, SKIP_BUSY), SKIP_BUSY_MAX)
                 return False
             if now - began > LOOK_S:
                 self._penalty = self._skip = min(2 * self._penalty + 1, SKIP_MAX)
