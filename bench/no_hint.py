@@ -13,7 +13,7 @@ from first_epoch import read_bare, read_cold
 
 COUNT = 4_000
 LOADERS = 2
-ROUNDS = 3
+ROUNDS = 5
 
 
 def measure(world: World) -> Result:
