@@ -25,7 +25,7 @@ def mount(
         bool, typer.Option("--readonly", help="Refuse every write, and open cached files faster.")
     ] = False,
     small_files: Annotated[
-        bool, typer.Option("--small-files", help="Readonly, and small files open fastest; for many of them.")
+        bool, typer.Option("--small-files", help="For many small files: readonly, and each opens at once.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
