@@ -4,19 +4,16 @@ import asyncio
 import itertools
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from fault.lives import ended
 from fault.test_writing_recovery import files_below
 from fault.writing_child import RealRig, save
-from forebay import failpoints
 from forebay.errors import Unavailable
 from forebay.stores.local import LocalStore
-from forebay.testing.leash import leashed
 from forebay.types import Buffer
 from forebay.vfs.entries import MountOptions
 
@@ -80,18 +77,7 @@ def run(tmp_path: Path, mode: str, what: str, *, has_old: bool, size: str, failp
         (data / "f").write_bytes(OLD * factor)
     if what == "rename":
         (data / "other").write_bytes(NEW * factor)
-    code = (
-        f"import asyncio, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from pathlib import Path\n"
-        f"from fault.{Path(__file__).stem} import change\n"
-        f"asyncio.run(change(Path(sys.argv[1]), Path(sys.argv[2]), {mode!r}, {what!r}, {factor}))"
-    )
-    child = subprocess.run(
-        leashed([sys.executable, "-c", code, str(home), str(data)]),
-        env={**os.environ, failpoints.VARIABLE: failpoint},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    child = ended(Path(__file__).stem, "change", home, data, mode, what, factor, failpoint=failpoint)
     assert child.returncode == -signal.SIGKILL, child.stderr
     asyncio.run(finish(home))
     assert os.listdir(home / "writes" / "files") == []

@@ -1,16 +1,14 @@
 """Renames and kill -9: at each point where it may come, the next start finishes what was begun."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fault.lives import ended
 from fault.writing_child import RealRig
 from forebay import failpoints
 from forebay.clock import SystemClock
@@ -20,7 +18,6 @@ from forebay.stores.base import Store
 from forebay.stores.local import LocalStore
 from forebay.stores.posix import HIDDEN
 from forebay.testing.faulty_store import Hang
-from forebay.testing.leash import leashed
 from forebay.testing.rig import Rig
 from forebay.types import Attributes
 from forebay.vfs.control import ControlDb, Phase
@@ -69,18 +66,10 @@ def prepared(tmp_path: Path) -> tuple[Path, Path]:
     return home, data
 
 
-def killed(life: str, home: Path, data: Path, failpoint: str) -> int:
-    """How a child ends that lives so, and comes to that point."""
-    code = (
-        f"import asyncio, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from pathlib import Path\n"
-        f"from fault.{Path(__file__).stem} import {life}; asyncio.run({life}(Path(sys.argv[1]), Path(sys.argv[2])))"
-    )
-    child = subprocess.run(
-        leashed([sys.executable, "-c", code, str(home), str(data)]),
-        env={**os.environ, failpoints.VARIABLE: failpoint},
-        check=False,
-    )
-    return child.returncode
+def kill(life: str, home: Path, data: Path, failpoint: str) -> None:
+    """Live so in another process, which is killed at that point."""
+    child = ended(Path(__file__).stem, life, home, data, failpoint=failpoint)
+    assert child.returncode == -signal.SIGKILL, child.stderr
 
 
 def test_every_point_of_a_rename_is_tried() -> None:
@@ -92,7 +81,7 @@ def test_every_point_of_a_rename_is_tried() -> None:
 )
 async def test_after_kill_minus_9_the_rename_is_finished(tmp_path: Path, name: str, count: int) -> None:
     home, data = prepared(tmp_path)
-    assert killed("rename", home, data, f"{name}:{count}") == -signal.SIGKILL
+    kill("rename", home, data, f"{name}:{count}")
     at_source, at_target = files_in(data / "a"), files_in(data / "b" / "c")
     assert at_source | at_target == FILES  # nothing is at neither place, nothing is half there
     control = ControlDb(home / "control.db")
@@ -174,7 +163,7 @@ async def test_who_changes_something_at_the_places_of_a_rename_that_was_killed_w
 ) -> None:
     act, refused, expected = ACTS[what]
     home, data = prepared(tmp_path)
-    assert killed("move", home, data, point) == -signal.SIGKILL
+    kill("move", home, data, point)
     async with NoRenames(home) as rig:  # which does not finish it by itself yet
         if refused is None:
             await act(rig.fs)

@@ -186,36 +186,35 @@ def test_a_readonly_folder_refuses_every_change_also_where_the_mount_takes_them_
     assert (folder / "f").read_bytes() == b"one"
 
 
-def requests(forebay: RunForebay) -> dict[str, int]:
-    """What the kernel has asked of the one local folder, by opcode."""
-    (info,) = json.loads(forebay("fuse", "stat", "--json").out)
-    return Counter(info["requests"])
+@pytest.fixture
+def asked(mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child) -> Callable[[str], Counter[str]]:
+    """What the kernel asks of a local folder of such a kind, by opcode, while a file is read a hundred times."""
 
+    def ask(kind: str) -> Counter[str]:
+        fill(folder, {"f": b"one"})
+        mounted(shown=(kind,))
+        child("for _ in range(100): assert open(argv[1], 'rb').read() == b'one'", mnt / "f")
+        (info,) = json.loads(forebay("fuse", "stat", "--json").out)
+        return Counter(info["requests"])
 
-READ_A_HUNDRED_TIMES = "for _ in range(100): assert open(argv[1], 'rb').read() == b'one'"
+    return ask
 
 
 def test_a_readonly_folder_is_not_asked_for_attributes_at_each_open_of_a_cached_file(
-    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+    asked: Callable[[str], Counter[str]],
 ) -> None:
-    fill(folder, {"f": b"one"})
-    mounted(shown=("--readonly",))
-    child(READ_A_HUNDRED_TIMES, mnt / "f")
-    asked = requests(forebay)
-    assert asked["OPEN"] == 100
-    assert asked["GETATTR"] < 10
+    requests = asked("--readonly")
+    assert requests["OPEN"] == 100
+    assert requests["GETATTR"] < 10
 
 
 def test_a_folder_for_small_files_is_asked_for_bytes_once_and_never_for_opens(
-    mounted: Mount, forebay: RunForebay, folder: Path, mnt: Path, child: Child
+    asked: Callable[[str], Counter[str]],
 ) -> None:
-    fill(folder, {"f": b"one"})
-    mounted(shown=("--small-files",))
-    child(READ_A_HUNDRED_TIMES, mnt / "f")
-    asked = requests(forebay)
-    assert asked["READ"] <= 2
-    assert asked["OPEN"] <= 1
-    assert asked["RELEASE"] + asked["GETATTR"] < 10
+    requests = asked("--small-files")
+    assert requests["READ"] <= 2
+    assert requests["OPEN"] <= 1
+    assert requests["RELEASE"] + requests["GETATTR"] < 10
 
 
 def test_a_folder_for_small_files_shows_what_others_write_as_it_is_now(

@@ -158,7 +158,7 @@ class Journal:
         self._take_retired()
         if not self._log.has_room(item):
             return None
-        [outcome] = self._append([item])
+        [outcome] = self._append([item], is_usual=True)
         if not self._log.is_tidy:
             self._put(_Job(None, None))
         if isinstance(outcome, FsError):
@@ -290,7 +290,8 @@ class Journal:
                     appends.append((job, self._whole(job.item, job.body_of)))
                 except OSError as error:
                     outcomes.append((job, self._log.explained(error)))
-        done = self._append([item for _, item in appends])
+        items = [item for _, item in appends]
+        done = self._append(items, is_usual=len(items) == 1 and self._log.has_room(items[0]))
         _tell([*outcomes, *zip((job for job, _ in appends), done, strict=True)])
         failed: FsError | None = None
         try:
@@ -307,8 +308,8 @@ class Journal:
         while self._retired:
             self._log.retire(self._retired.popleft())
 
-    def _append(self, items: list[Item]) -> list[int | FsError]:
-        is_usual = len(items) == 1 and self._log.has_room(items[0])
+    def _append(self, items: list[Item], *, is_usual: bool) -> list[int | FsError]:
+        """Write them; one alone, in the segment that is written to, tells how quick the disk is."""
         began = self._clock.monotonic()
         outcomes = self._log.append(items)
         if is_usual:

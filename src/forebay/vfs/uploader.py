@@ -226,14 +226,17 @@ class Uploader:
         self.enqueue(draft)
         return True
 
-    def sync_now(self, draft: Draft) -> bool:
+    def sync_now(self, draft: Draft, is_alone: Callable[[], bool] = lambda: True) -> bool:
         """Acknowledge close or fsync of a small file by a sync here and now, if the disk is quick; False: use `flush`.
+
+        Args:
+            is_alone: does nobody else wait meanwhile?  Asked only if it matters, since that costs a system call.
 
         Raises:
             NoSpace, FsError: the journal's disk is full, or failed.
         """
         is_through = draft.mount.settings.write_mode == "through"
-        if is_through or draft.conflict or not self.recorder.record_here(draft):
+        if is_through or draft.conflict or not is_alone() or not self.recorder.record_here(draft):
             return False
         self.enqueue(draft)
         return True

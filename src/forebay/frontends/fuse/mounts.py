@@ -154,7 +154,7 @@ class FuseMounts:
 
     def local_folders(self) -> list[tuple[str, str]]:
         """Each mount point, and the folder of the tree that it shows."""
-        return [(info.mountpoint, info.path) for info in self.infos()]
+        return [(mountpoint, self._sessions[mountpoint].path) for mountpoint in sorted(self._sessions)]
 
     async def restore(self) -> None:
         """Bring back the mounts that the control database names; what cannot be is logged, and tried next time."""

@@ -202,7 +202,7 @@ class Writing:
             return b""
         if not is_synced and self._fs.uploader.close_now(file.draft):
             return b""
-        if self.is_alone() and self._fs.uploader.sync_now(file.draft):
+        if self._fs.uploader.sync_now(file.draft, self.is_alone):
             return b""
         return self._flushed(file, is_synced)
 
