@@ -1,15 +1,20 @@
 """The least that a FUSE server in Python can cost: it shows a folder of the local disk, and does nothing else.
 
-python bench/bare_fuse.py FOLDER MOUNTPOINT [--readonly]
+python bench/bare_fuse.py FOLDER MOUNTPOINT [--readonly] [--durable]
 
 No names to look up at a store, no versions, no cache, no crash to survive, nothing to send: every answer is packed
 beforehand or made of what lies in a dictionary, and files are read and written by passthrough.  What is between this
 and the local disk is the price of asking a process at all; what is between this and Forebay is Forebay's own.
 Says "ready" once it is mounted, and ends with the mount.
+
+With --durable a close of a file of up to 128 KiB returns when the disk has its bytes: they are written once more, to
+blocks of one file that exist already, past the page cache, in one call that syncs too.  That is the least that a close
+can do which a power cut shall not undo: without a name, a checksum or a place to find them again.
 """
 
 import asyncio
 import errno
+import mmap
 import os
 import select
 import sys
@@ -30,12 +35,34 @@ _ERRORS = {Opcode.IOCTL: errno.ENOTTY, Opcode.GETXATTR: errno.ENODATA}
 _DONE = (Opcode.RELEASE, Opcode.FLUSH, Opcode.RELEASEDIR)
 _UNANSWERED = (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT)
 _VALID_S = 3600
+_DURABLE_MAX = 128 << 10  # bytes of a file
+_BLOCKS_BYTES = 16 << 20  # of the file of blocks: as long as a segment of Forebay's journal
+
+
+class Blocks:
+    """A file that is written over again and again."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(_BLOCKS_BYTES))
+        self._fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        os.fsync(self._fd)
+        self._buffer = memoryview(mmap.mmap(-1, _DURABLE_MAX))
+        self._end = 0
+
+    def keep(self, path: str) -> None:
+        """Have the disk hold a file's bytes."""
+        with open(path, "rb", buffering=0) as file:
+            size = -(-file.readinto(self._buffer) // mmap.PAGESIZE) * mmap.PAGESIZE
+        if self._end + size > _BLOCKS_BYTES:
+            self._end = 0
+        os.pwritev(self._fd, [self._buffer[:size]], self._end, os.RWF_DSYNC)
+        self._end += size
 
 
 class Bare:
     """One folder, shown."""
 
-    def __init__(self, folder: Path, fd: int) -> None:
+    def __init__(self, folder: Path, fd: int, blocks: Blocks | None = None) -> None:
         self._device = Device(fd)
         self._inos = count(abi.ROOT_ID)
         self._paths: dict[int, str] = {}
@@ -54,6 +81,8 @@ class Bare:
             Opcode.CREATE: self._create,
             Opcode.MKDIR: self._mkdir,
         } | dict.fromkeys(_DONE, lambda _: b"")
+        if blocks is not None:
+            self._handlers[Opcode.FLUSH] = lambda request: blocks.keep(self._paths[request.nodeid]) or b""
 
     def _add(self, path: str) -> int:
         ino = next(self._inos)
@@ -152,7 +181,7 @@ class Bare:
 def main() -> None:
     folder, mountpoint, *words = sys.argv[1:]
     fd = asyncio.run(mounting.mount(mountpoint, folder, readonly="--readonly" in words))
-    bare = Bare(Path(folder), fd)
+    bare = Bare(Path(folder), fd, Blocks(Path(f"{folder}.blocks")) if "--durable" in words else None)
     print("ready", flush=True)
     bare.serve()
 

@@ -106,10 +106,10 @@ MOUNTS = {"rclone": rclone, "s3fs": s3fs}
 
 
 @contextmanager
-def bare(folder: Path, world: World) -> Iterator[Path]:
-    """A folder of the local disk, shown by the least that a FUSE server in Python can be."""
+def bare(folder: Path, world: World, *words: str) -> Iterator[Path]:
+    """A folder of the local disk, shown by the least that a FUSE server in Python can be; `words` as it takes them."""
     mountpoint = world.scratch / "mnt" / f"bare-{folder.name}"
-    command = [sys.executable, str(HERE / "bare_fuse.py"), str(folder), str(mountpoint)]
+    command = [sys.executable, str(HERE / "bare_fuse.py"), str(folder), str(mountpoint), *words]
     with _mounted("bare FUSE", command, mountpoint, world, dict(os.environ)):
         yield mountpoint
 

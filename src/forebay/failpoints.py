@@ -11,7 +11,6 @@ VARIABLE = "FOREBAY_FAILPOINT"
 
 # Every place, with what has just happened there.  A test dies at each.
 NAMES: tuple[str, ...] = (
-    "journal.written",  # records are written, and not synced
     "journal.synced",  # records are on the disk, and nobody has been told
     "journal.segment_made",  # a new segment is on the disk, and nothing refers to it
     "journal.recycled",  # a recycled segment has its new header, and no record

@@ -49,7 +49,7 @@ class Disk:
             raise self.failure
         self.left -= self.left > 0
 
-    def write_at(self, fd: int, pieces: Sequence[bytes], offset: int) -> None:
+    def write_at(self, fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
         data = b"".join(pieces)
         path = os.readlink(f"/proc/self/fd/{fd}")
         if path.endswith(".log"):  # a new one gets its name after its sync
@@ -61,6 +61,11 @@ class Disk:
     def sync(self, fd: int) -> None:
         self._count()
         self.unsynced.pop(os.fstat(fd).st_ino, None)
+
+    def write_synced(self, fd: int, blocks: memoryview, offset: int) -> None:
+        with open(f"/proc/self/fd/{fd}", "r+b", buffering=0) as file:  # not past the page cache: blocks are torn here
+            self.write_at(file.fileno(), [blocks], offset)
+            self.sync(file.fileno())
 
     def lose(self, chance: random.Random) -> None:
         """Of what was not synced, some blocks are on the disk, some are not, some are torn."""
@@ -88,6 +93,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(journal_log, "write_at", self.disk.write_at)
         self.patch.setattr(journal_log, "sync", self.disk.sync)
+        self.patch.setattr(journal_log, "write_synced", self.disk.write_synced)
         self.number = 0
         self.highest = 0  # sequence number of all acknowledged
         self.possible: dict[str, set[Value | None]] = {key: {None} for key in KEYS}  # what a start may find

@@ -29,7 +29,7 @@ def test_the_process_dies_at_the_visit_that_was_asked_for(value: str, survived: 
     assert (ran.returncode, ran.stdout.count("alive")) == (-signal.SIGKILL, survived)
 
 
-@pytest.mark.parametrize("value", ["", "journal.written"])
+@pytest.mark.parametrize("value", ["", "journal.copied"])
 def test_a_place_that_was_not_asked_for_does_nothing(value: str) -> None:
     ran = visit(value)
     assert (ran.returncode, ran.stdout.count("alive")) == (0, 5)

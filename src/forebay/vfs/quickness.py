@@ -4,9 +4,9 @@ A thread must wake up, and wake up who asked: that takes longer than the sync of
 thread wait for its syncs too, so the disk must have been quick for a while; and the more often it was not, the longer.
 """
 
-QUICK_S = 0.5e-3  # a sync, as a rule
+QUICK_S = 1e-3  # a sync, as a rule: to hand it to a thread and hear of it takes 0.5 to 1 ms more
 STALL_S = 5e-3  # one sync that takes so long counts for many
-RUN_MIN, RUN_MAX = 16, 256  # syncs without a stall
+RUN_MIN, RUN_MAX = 16, 64  # syncs without a stall
 _SHARE = 1 / 16  # of the newest sync in what is the rule
 
 
@@ -25,10 +25,10 @@ class Quickness:
 
     def took(self, seconds: float) -> None:
         """So long did a sync take, with the write before it."""
-        self._usual_s += (seconds - self._usual_s) * _SHARE
         if seconds >= STALL_S:
             self._run, self._needed = 0, min(2 * self._needed, RUN_MAX)
             return
+        self._usual_s += (seconds - self._usual_s) * _SHARE
         self._run += 1
         if self._run % RUN_MAX == 0:
             self._needed = max(self._needed // 2, RUN_MIN)

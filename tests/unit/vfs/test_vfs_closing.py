@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from forebay.stores.posix import posix_of
+from forebay.testing.disks import sync_by
 from forebay.testing.rig import Rig
-from forebay.vfs import journal_log
 from forebay.vfs.drafts import OpenDraft
 from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.quickness import RUN_MIN
@@ -37,7 +37,7 @@ async def begin(rig: Rig, mode: str) -> None:
 def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The descriptors that are synced from now on."""
     found: list[int] = []
-    monkeypatch.setattr(journal_log, "sync", found.append)
+    sync_by(monkeypatch, found.append)
     return found
 
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from forebay.clock import FakeClock
 from forebay.errors import Denied, FsError, Invalid, NoSpace
+from forebay.testing.disks import sync_by
 from forebay.vfs import journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import (
@@ -159,7 +160,7 @@ async def test_a_record_that_need_not_be_synced_waits_for_nothing_and_outlasts_a
         assert go_on.wait(30)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_log, "sync", sync)
+        sync_by(patch, sync)
         appending = asyncio.ensure_future(journal.append("/a", {"n": 1}))
         await asyncio.to_thread(syncing.wait)  # the thread waits for the disk
         unsynced = journal.append_now("/b\udcff\n", {"n": [2]})
@@ -265,7 +266,7 @@ async def test_appends_that_wait_are_written_with_one_sync(tmp_path: Path, monke
     waiting = [asyncio.ensure_future(journal.append(f"/{index}", {})) for index in range(16)]
     await asyncio.sleep(0)
     synced: list[int] = []
-    monkeypatch.setattr(journal_log, "sync", synced.append)
+    sync_by(monkeypatch, synced.append)
     journal._do(journal._waiting())
     seqs = [record.seq for record in await asyncio.gather(*waiting)]
     assert len(synced) == 2  # of the header of a new segment, and of all records
@@ -298,7 +299,7 @@ async def test_who_asks_writes_by_itself_with_one_sync_while_the_disk_is_quick(
     journal = await quick(tmp_path / "j")
     threads: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(journal_log, "sync", lambda fd: threads.append(threading.current_thread().name))
+        sync_by(patch, lambda fd: threads.append(threading.current_thread().name))
         body = bytearray(BODY)
         kept = journal.append_here("/a\udcff", {"n": [1]}, memoryview(body))
     assert threads == [threading.current_thread().name]
@@ -318,7 +319,7 @@ async def test_nobody_writes_by_itself_while_the_thread_has_something_to_do(
     journal = await quick(tmp_path)
     go_on = threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(journal_log, "sync", lambda fd: go_on.wait(30))
+        sync_by(patch, lambda fd: go_on.wait(30))
         appending = asyncio.ensure_future(journal.append("/a", {}))
         await asyncio.sleep(0)
         assert journal.append_here("/b", {}, b"") is None
@@ -354,7 +355,7 @@ async def test_who_writes_by_itself_is_told_of_a_disk_that_fails(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr(journal_log, "sync", fail)
+        sync_by(full, fail)
         with pytest.raises(NoSpace):
             journal.append_here("/a", {}, BODY)
         assert journal.append_here("/b", {}, BODY) is None, "the next entry goes to another segment"
@@ -583,7 +584,7 @@ async def test_a_failed_sync_fails_its_appends_and_no_other(tmp_path: Path, monk
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(journal_log, "sync", fail)
+        sync_by(broken, fail)
         with pytest.raises(FsError, match="Input/output error; check its disk"):
             await journal.append("/a", {}, b"failed")
         with pytest.raises(FsError, match="Input/output error"):  # at the header of the segment after it
@@ -615,7 +616,7 @@ def test_what_failed_does_not_come_back_with_what_is_written_after_it(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(journal_log, "sync", fail)
+        sync_by(broken, fail)
         assert {type(outcome) for outcome in log.append([item("/failed/a"), item("/failed/b")])} == {FsError}
     # Written at the end, or from the start over the first two: with /failed/b behind it, which is the next by its LSN.
     log.append([item("/later", bytes(0 if is_pending else BLOCK_BYTES))])
@@ -679,7 +680,7 @@ async def test_a_header_that_failed_voids_no_later_record(tmp_path: Path, monkey
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(journal_log, "sync", fail)
+        sync_by(broken, fail)
         with pytest.raises(FsError, match="Input/output error"):
             await journal.append("/large", {}, BODY)  # the header of the next segment is written, and not synced
     kept.append(await journal.append("/small", {}))  # would fit into the segment before
@@ -708,17 +709,48 @@ async def test_what_could_not_be_retired_on_the_disk_is_tried_again(
     journal = opened(tmp_path)
     record, kept = await journal.append("/a", {}), await journal.append("/b", {})
 
-    def fail(fd: int, pieces: Sequence[bytes], offset: int) -> None:
+    def fail(fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken, capture_logs() as logs:
-        broken.setattr(journal_log, "write_at", fail)
+        sync_by(broken, fail)
         journal.retire(record)
         with pytest.raises(FsError, match="Input/output error"):
             await journal.settle()
     assert [entry["event"] for entry in logs] == ["journal.not_tidy"]
     await journal.close()
     assert await left_in(tmp_path) == [kept]
+
+
+def test_where_nothing_is_written_past_the_page_cache_records_are_kept_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, refused = os.open, 0
+
+    def refuse(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        nonlocal refused
+        if flags & os.O_DIRECT:
+            refused += 1
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return whole(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    log = Log(tmp_path, SEGMENT)
+    for number in range(3):
+        log.append([item(f"/{number}", BODY)])
+    log.leave()
+    assert refused == 1, "it is asked once"
+    assert abouts_in(tmp_path) == ["/0", "/1", "/2"]
+
+
+def test_records_of_many_megabytes_are_written_at_once(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    bodies = [os.urandom(BODY_MAX) for _ in range(40)]
+    seqs = log.append([item(f"/{number}", body) for number, body in enumerate(bodies)])
+    log.leave()
+    found = Log(tmp_path)
+    assert [seq for seq, _, _ in found.recovered] == seqs
+    assert [found.body(seq) for seq, _, _ in found.recovered] == bodies
 
 
 async def test_a_bug_in_the_thread_answers_those_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

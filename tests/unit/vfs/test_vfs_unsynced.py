@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from forebay.errors import NotFound
 from forebay.stores.posix import posix_of
+from forebay.testing.disks import sync_by
 from forebay.testing.rig import Rig
-from forebay.vfs import journal_log, unsynced
+from forebay.vfs import unsynced
 from forebay.vfs.drafts import OpenDraft
 from forebay.vfs.journal_format import BODY_MAX
 
@@ -54,7 +55,7 @@ async def test_a_close_syncs_nothing_and_outlasts_a_kill(tmp_path: Path, monkeyp
     async with Rig(tmp_path / "home") as rig:
         await rig.mount("/s", "s", write_mode="lazy")
         with monkeypatch.context() as patch:
-            patch.setattr(journal_log, "sync", lambda fd: pytest.fail("somebody waits for the disk"))
+            sync_by(patch, lambda fd: pytest.fail("somebody waits for the disk"))
             for number in range(3):
                 await close(rig, f"/s/{number}", b"%d" % number)
         async with left(rig, tmp_path) as other:

@@ -1,0 +1,19 @@
+"""Local disks that do not do as they are told: for tests of what must outlast a power cut."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from forebay.vfs import journal_log
+
+
+def sync_by(patch: pytest.MonkeyPatch, sync: Callable[[int], object]) -> None:
+    """Whenever the journal's log waits for the disk, it calls `sync` with a descriptor; what it writes is written."""
+
+    def write_synced(fd: int, blocks: memoryview, offset: int) -> None:
+        os.pwrite(fd, blocks, offset)
+        sync(fd)
+
+    patch.setattr(journal_log, "sync", sync)
+    patch.setattr(journal_log, "write_synced", write_synced)
