@@ -1,8 +1,8 @@
 """The next local file of those that are written one after another: made while the last one is being written.
 
 Making a file costs the local disk's file system more than all else that is done when one is created.  Whoever copies
-many waits for that each time, and writes its bytes right after: so once a file has been given, the next one is made.
-If nobody wants it, it goes.
+many waits for that each time, and writes its bytes right after: so once a file has been given, the next one is made,
+by whoever has a moment to spare, or by the loop.  If nobody wants it, it goes.
 
 *Callers*: drafting, on the loop.  *Locks*: none.  *Awaits*: nothing; a timer looks whether files still come.
 *On crash*: what was made ahead is empty and named by no record, and goes with the next start.
@@ -26,6 +26,7 @@ class FilesAhead:
         self._made: tuple[int, int] | None = None  # id and descriptor
         self._timer: asyncio.TimerHandle | None = None  # while files come
         self._came = False  # since the timer looked
+        self._is_due = False  # the next one is to be made
 
     def take(self) -> tuple[int, int]:
         """Id and descriptor of an empty file, made now as far as its times tell.
@@ -37,7 +38,8 @@ class FilesAhead:
         if self._timer is None:
             self._timer = loop.call_later(LOOK_S, self._look)
         else:
-            loop.call_soon(self._make)
+            self._is_due = True
+            loop.call_soon(self.make)
         self._came = True
         if self._made is None:
             staging_id = self._staging.new_id()
@@ -46,8 +48,10 @@ class FilesAhead:
         os.utime(fd)
         return staging_id, fd
 
-    def _make(self) -> None:
-        if self._made is None and self._timer is not None:
+    def make(self) -> None:
+        """Make the next file now, if there is to be one."""
+        if self._is_due and self._made is None and self._timer is not None:
+            self._is_due = False
             staging_id = self._staging.new_id()
             with contextlib.suppress(FsError):  # as on a full disk: who wants a file is told
                 self._made = staging_id, self._staging.make(staging_id)

@@ -114,6 +114,10 @@ class Drafting:
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
 
+    def make_ahead(self) -> None:
+        """Make the local file of who creates the next one, if one is to come; takes some microseconds."""
+        self._ahead.make()
+
     def close(self) -> None:
         """Leave no local file but those of drafts."""
         self._ahead.close()

@@ -105,6 +105,25 @@ def test_nobody_looks_while_tasks_have_work_to_do(pipe: tuple[int, int]) -> None
     assert clock.readings == 0
 
 
+def test_a_moment_in_which_nobody_asks_is_used_once_a_look(pipe: tuple[int, int]) -> None:
+    clock, used = SteppingClock(1e-6), 0
+
+    def use() -> None:
+        nonlocal used
+        used += 1
+        os.write(pipe[1], b"x")  # a request comes meanwhile
+        clock.advance(2 * busywait.BUSY_S)  # and it took a while, which says nothing of the processor
+
+    waiting = BusyWait(pipe[0], clock, use)
+    assert waiting.wait()
+    assert used == 1
+    assert waiting.wait(), "the request is still there, and nobody has a moment"
+    assert used == 1
+    os.read(pipe[0], 1)
+    assert waiting.wait()
+    assert used == 2
+
+
 async def test_one_request_at_a_time_costs_one_read_each() -> None:
     ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # messages stay whole, as on the device
     kernel.setblocking(False)

@@ -52,6 +52,20 @@ async def test_of_many_files_the_next_one_is_there_before_it_is_wanted(ahead: Fi
         assert taken[-1] == made
 
 
+async def test_who_has_a_moment_to_spare_makes_the_next_one(ahead: FilesAhead, tmp_path: Path) -> None:
+    ahead.make()
+    assert os.listdir(tmp_path / "files") == [], "nobody has created any"
+    await _take(ahead)
+    ahead.make()
+    assert len(os.listdir(tmp_path / "files")) == 1, "one is not many"
+    os.close(ahead.take()[1])
+    ahead.make()
+    assert len(os.listdir(tmp_path / "files")) == 3
+    ahead.make()
+    await asyncio.sleep(0)
+    assert len(os.listdir(tmp_path / "files")) == 3
+
+
 async def test_what_was_made_ahead_is_as_new_as_what_is_made_now(
     ahead: FilesAhead, staging: Staging, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ a loop that has yielded to it is not woken by the next request.
 
 import os
 import select
+from collections.abc import Callable
 
 from forebay.clock import Clock
 
@@ -23,8 +24,10 @@ SKIP_BUSY_MAX = 4095  # where that happens again and again
 class BusyWait:
     """Looks for requests on one descriptor."""
 
-    def __init__(self, fd: int, clock: Clock) -> None:
+    def __init__(self, fd: int, clock: Clock, on_spare: Callable[[], None] = lambda: None) -> None:
+        """`on_spare` does what takes microseconds, once a look, when there is no request yet."""
         self._clock = clock
+        self._on_spare = on_spare
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._skip = 0  # waits to come without a look
@@ -44,6 +47,8 @@ class BusyWait:
         return bool(self._poll.poll(0))
 
     def _look(self) -> bool:
+        if not self.has_come():
+            self._on_spare()
         now = began = self._clock.monotonic()
         while True:
             if self._poll.poll(0):

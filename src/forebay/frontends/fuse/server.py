@@ -48,10 +48,11 @@ class Server:
     ) -> None:
         """`refused`: the errno of each opcode that has no handler and another answer than ENOSYS."""
         self._device = device
-        self._busy_wait = BusyWait(device.fd, clock)
+        self._busy_wait = BusyWait(device.fd, clock, lambda: self.on_spare())
         self._handlers = dict(handlers) | {abi.Opcode.INTERRUPT: self._interrupt}
         self._refused = refused
         self._on_end = on_end
+        self.on_spare: Callable[[], None] = lambda: None  # called when nobody asks, though the last did just now
         self.waiters = Waiters()
         self.requests: Counter[int] = Counter()  # by opcode
         self._serving = False

@@ -82,6 +82,7 @@ class Session:
         self.operations.on_crowd = self._thin_out
         self.operations.writing.on_moved = self._ask_again
         self.operations.writing.is_alone = self.server.is_alone
+        self.server.on_spare = self._fs.changes.make_ahead
         self.server.start()
 
     def _init(self, request: Request) -> Answer:
