@@ -37,6 +37,7 @@ from forebay.units import MIB
 from forebay.vfs.journal_format import (
     BLOCK_BYTES,
     ENTRIES_START,
+    ENTRY_MAX,
     HEADER_SLOTS,
     RETIRED_MAX,
     SEGMENT_BYTES,
@@ -59,6 +60,7 @@ log = structlog.get_logger()
 
 SPARES_MAX = 16  # free segments that are kept: one to go on with, the others for a burst of 2,000 files of 110 KiB
 COPIED_BYTES = MIB  # live bytes copied forward in one step, for which an append may have to wait: some milliseconds
+_WRITTEN_MAX = MIB + ENTRY_MAX  # bytes in one write: a batch, which ends with the record that passes its bound
 _FILLED_BYTES = MIB  # zeros in one write
 _PIECES_MAX = 1024  # in one write: IOV_MAX of Linux, limits.h
 _NEW_NAME = "new.tmp"
@@ -154,6 +156,7 @@ class Log:
         self._spares: deque[Segment] = deque()
         self._spawn = spawn
         self._ahead: Future[Segment] | None = None  # a spare that is being made
+        self._refused = -1  # generation in which the disk refused one
         self._fd = -1  # of the chain's last segment, while it is written to
         self._end = 0  # where it goes on
         self._generation = 0  # of the newest segment
@@ -163,12 +166,14 @@ class Log:
         self._live_bytes = 0
         self._unwritten: list[int] = []  # retired, and not known to the disk
         self._last_name = 0
-        self._buffer = mmap.mmap(-1, _FILLED_BYTES)  # of what is written: at a page's start, as O_DIRECT demands
+        # Of what is written: at a page's start, as O_DIRECT demands, and shared, so that a fork moves no pages.
+        self._buffer = mmap.mmap(-1, _WRITTEN_MAX)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             (folder / _NEW_NAME).unlink(missing_ok=True)
-            self._flags = os.O_RDWR | os.O_CLOEXEC | (os.O_DIRECT if _takes_direct(folder, self._buffer) else 0)
+            direct = os.O_DIRECT if _takes_direct(folder, self._buffer) else 0
+            self._flags = os.O_RDWR | os.O_CLOEXEC | os.O_DSYNC | direct
             self.recovered = self._recover()
         except FsError:
             raise
@@ -339,7 +344,7 @@ class Log:
             self._write([_NOTHING])
 
     def _write(self, items: Sequence[Item]) -> list[int]:
-        """Write as many as fit into one segment, at least one, with one sync; their sequence numbers."""
+        """Write as many as fit into one segment and one write, at least one; their sequence numbers."""
         retired = tuple(self._unwritten[:RETIRED_MAX])
         if self._fd < 0 or not self._fitting(items, len(retired)):
             self._begin()
@@ -366,22 +371,19 @@ class Log:
 
     def _joined(self, entries: Sequence[Entry]) -> memoryview:
         """All their bytes, in the buffer."""
-        size = sum(entry.size for entry in entries)
-        if size > len(self._buffer):
-            self._buffer = mmap.mmap(-1, size)
-        view, at = memoryview(self._buffer)[:size], 0
+        view, at = memoryview(self._buffer), 0
         for entry in entries:
             for piece in encode_entry(entry):
                 view[at : at + len(piece)] = piece
                 at += len(piece)
-        return view
+        return view[:at]
 
     def _fitting(self, items: Sequence[Item], retired: int) -> int:
-        """How many of them fit into the rest of the segment."""
-        end = self._end
+        """How many of them fit into the rest of the segment, and into one write."""
+        end, stop = self._end, min(self._segment_bytes, self._end + _WRITTEN_MAX)
         for number, item in enumerate(items):
             end += entry_bytes(0 if number else retired, len(item.text), item.body)
-            if end > self._segment_bytes:
+            if end > stop:
                 return number
         return len(items)
 
@@ -420,8 +422,7 @@ class Log:
         if not self._spares:
             self._release()
         if not self._spares:
-            with contextlib.suppress(OSError):  # the disk may have been full then: it is tried anew
-                self._take_ahead()
+            self._take_ahead()
         if self._spares:
             return self._spares.popleft()
         if len(self._chain) == 1 and not self._live:
@@ -430,10 +431,16 @@ class Log:
         return self._make()
 
     def _take_ahead(self) -> None:
-        """Take the spare that is being made, if there is one, and wait for it.  Raises OSError."""
+        """Take the spare that is being made, if there is one, and wait for it.
+
+        If the disk refused it, nobody has lost anything: whoever needs the segment tries again, and is told.
+        """
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            self._spares.append(ahead.result())
+            try:
+                self._spares.append(ahead.result())
+            except OSError:
+                self._refused = self._generation
 
     def _make(self) -> Segment:
         """A new segment, whose blocks are written once, so that writing them again changes bytes only."""
@@ -497,7 +504,9 @@ class Log:
     def _needs_another(self) -> bool:
         """Is a segment to be made now, rather than when an append waits for it?"""
         is_filling = self._fd >= 0 and self._end > self._segment_bytes // 4
-        return is_filling and not self._spares and bool(self._chain[0].live) and self._ahead is None
+        is_wanted = is_filling and not self._spares and bool(self._chain[0].live)
+        # Once for each segment: where there is too little room, an attempt fills the disk for a moment.
+        return is_wanted and self._ahead is None and self._refused != self._generation
 
     def tidy(self, is_idle: Callable[[], bool]) -> None:
         """Free what can be freed: one step at least, and all of it while nobody waits.  Raises OSError.
@@ -556,11 +565,11 @@ def write_at(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None
 
 
 def write_synced(fd: int, blocks: memoryview, offset: int) -> None:
-    """Write whole blocks, and return when they are on the disk.  Raises OSError.
+    """Write whole blocks by a descriptor with O_DSYNC, and so return when they are on the disk.  Raises OSError.
 
-    In one call, which costs less than two.
+    One call costs less than two.
     """
-    if os.pwritev(fd, (blocks,), offset, os.RWF_DSYNC) < len(blocks):
+    if os.pwrite(fd, blocks, offset) < len(blocks):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest had no room: blocks here are copied on write
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from structlog.testing import capture_logs
 from forebay.clock import FakeClock
 from forebay.errors import Denied, FsError, Invalid, NoSpace
 from forebay.testing.disks import sync_by
+from forebay.units import MIB
 from forebay.vfs import journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import (
@@ -39,16 +41,16 @@ SEGMENT = 256 * 1024
 BODY = random.Random(1).randbytes(100_000)  # two of them fit into a segment
 
 
-def opened(folder: Path) -> Journal:
-    return Journal(folder, segment_bytes=SEGMENT)
+def opened(folder: Path, segment_bytes: int = SEGMENT) -> Journal:
+    return Journal(folder, segment_bytes=segment_bytes)
 
 
 def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.log"))
 
 
-async def left_in(folder: Path) -> list[Record]:
-    journal = opened(folder)
+async def left_in(folder: Path, segment_bytes: int = SEGMENT) -> list[Record]:
+    journal = opened(folder, segment_bytes)
     found = journal.recovered()
     await journal.close()
     return found
@@ -273,9 +275,9 @@ async def test_appends_that_wait_are_written_with_one_sync(tmp_path: Path, monke
     assert seqs == sorted(seqs)
 
 
-async def quick(folder: Path) -> Journal:
+async def quick(folder: Path, segment_bytes: int = SEGMENT) -> Journal:
     """A journal whose disk was quick for a while."""
-    journal = Journal(folder, segment_bytes=SEGMENT, clock=FakeClock())
+    journal = Journal(folder, segment_bytes=segment_bytes, clock=FakeClock())
     for _ in range(1 + RUN_MIN):  # the first of them begins a segment
         journal.retire(await journal.append("/before", {}))
     await idle(journal)
@@ -331,19 +333,24 @@ async def test_nobody_writes_by_itself_while_the_thread_has_something_to_do(
     assert await left_in(tmp_path) == [first, second]
 
 
-async def test_who_writes_by_itself_waits_for_no_segment_and_has_the_next_one_made(tmp_path: Path) -> None:
-    journal = await quick(tmp_path)
-    kept: list[Record] = []
+async def test_who_writes_by_itself_waits_for_no_segment_and_has_the_next_one_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.vfs.journal.RETIRE_WITHIN_S", 3600.0)  # nor is that a reason to make one
+    journal = await quick(tmp_path, 2 * SEGMENT)
+    assert len(files(tmp_path)) == 1, "what came before fills less than a quarter"
+    kept = [journal.append_here("/0", {}, BODY)]
+    async with asyncio.timeout(10):
+        while len(files(tmp_path)) == 1:
+            await asyncio.sleep(0.001)
+    await idle(journal)
     while (record := journal.append_here(f"/{len(kept)}", {}, BODY)) is not None:
         kept.append(record)
         await idle(journal)
-    assert len(kept) == 1, "as many as fit beside what is there"
-    async with asyncio.timeout(30):
-        while len(files(tmp_path)) == 1:
-            await asyncio.sleep(0.001)
+    assert len(kept) == 4, "as many as fit beside what is there"
     kept.append(await journal.append("/more", {}, BODY))
     await journal.close()
-    assert await left_in(tmp_path) == kept
+    assert await left_in(tmp_path, 2 * SEGMENT) == kept
 
 
 async def test_who_writes_by_itself_is_told_of_a_disk_that_fails(
@@ -451,6 +458,34 @@ async def test_an_append_needs_no_wait_for_a_segment_that_is_made_ahead(
     go_on.set()
     kept.append(await appending)
     assert makers.count("journal") == 1, "the first segment: what is being made is waited for, not made again"
+    await journal.close()
+    assert await left_in(tmp_path) == kept
+
+
+async def test_a_disk_with_no_room_for_a_spare_segment_is_asked_once_and_nobody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path)
+    kept = [await journal.append("/0", {})]
+    asked = 0
+
+    def refuse(log: Log) -> journal_log.Segment:
+        nonlocal asked
+        asked += 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full, capture_logs() as logs:
+        full.setattr(Log, "_make", refuse)
+        for number in range(1, 5):
+            kept.append(await journal.append(f"/{number}", {}, BODY[: SEGMENT // 6]))
+            await journal.settle()
+        assert (asked, logs) == (1, [])
+        with pytest.raises(NoSpace):
+            await journal.append("/large", {}, BODY)
+        assert asked == 2, "who needs it asks again"
+    async with asyncio.timeout(30):
+        while len(files(tmp_path)) < 3:  # the next segment, and one ahead of need
+            kept.append(await journal.append(f"/{len(kept)}", {}, BODY[: SEGMENT // 6]))
     await journal.close()
     assert await left_in(tmp_path) == kept
 
@@ -722,6 +757,41 @@ async def test_what_could_not_be_retired_on_the_disk_is_tried_again(
     assert await left_in(tmp_path) == [kept]
 
 
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_record_is_written_where_each_write_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_direct: bool
+) -> None:
+    monkeypatch.setattr(journal_log, "_takes_direct", lambda *_: is_direct)
+    log = Log(tmp_path, SEGMENT)
+    log.append([item("/0")])  # begins a segment
+    whole, written = os.pwrite, list[int]()
+
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        written.append(fcntl.fcntl(fd, fcntl.F_GETFL))
+        return whole(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        log.append([item("/1", BODY), item("/2")])
+    log.leave()
+    assert [bool(flags & os.O_DSYNC) for flags in written] == [True]
+    assert [bool(flags & os.O_DIRECT) for flags in written] == [is_direct]
+
+
+def test_a_write_that_ends_early_keeps_nothing_and_the_next_record_stands_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path, SEGMENT)
+    log.append([item("/first")])
+    whole = os.pwrite
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, data[: 2 * BLOCK_BYTES], offset))
+        assert {type(outcome) for outcome in log.append([item("/a"), item("/b"), item("/c")])} == {NoSpace}
+    log.append([item("/later")])
+    log.leave()
+    assert abouts_in(tmp_path) == ["/first", "/later"]
+
+
 def test_where_nothing_is_written_past_the_page_cache_records_are_kept_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -743,11 +813,21 @@ def test_where_nothing_is_written_past_the_page_cache_records_are_kept_too(
     assert abouts_in(tmp_path) == ["/0", "/1", "/2"]
 
 
-def test_records_of_many_megabytes_are_written_at_once(tmp_path: Path) -> None:
+def test_records_of_many_megabytes_are_written_in_pieces_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = Log(tmp_path)
+    write_synced, sizes = journal_log.write_synced, list[int]()
+
+    def write(fd: int, blocks: memoryview, offset: int) -> None:
+        sizes.append(len(blocks))
+        write_synced(fd, blocks, offset)
+
+    monkeypatch.setattr(journal_log, "write_synced", write)
     bodies = [os.urandom(BODY_MAX) for _ in range(40)]
     seqs = log.append([item(f"/{number}", body) for number, body in enumerate(bodies)])
     log.leave()
+    assert MIB < max(sizes) <= len(log._buffer) < 2 * MIB, "a batch goes at once, and more takes no more memory"
     found = Log(tmp_path)
     assert [seq for seq, _, _ in found.recovered] == seqs
     assert [found.body(seq) for seq, _, _ in found.recovered] == bodies
