@@ -58,6 +58,7 @@ from forebay.vfs.journal_format import (
 log = structlog.get_logger()
 
 SPARES_MAX = 16  # free segments that are kept: one to go on with, the others for a burst of 2,000 files of 110 KiB
+_SPARES_SHARE = 1 / 16  # of what is free on the disk: on one that is nearly full, files need the room more
 COPIED_BYTES = MIB  # live bytes copied forward in one step, for which an append may have to wait: some milliseconds
 _FILLED_BYTES = MIB  # zeros in one write
 _PIECES_MAX = 1024  # in one write: IOV_MAX of Linux, limits.h
@@ -427,13 +428,15 @@ class Log:
         if len(self._chain) == 1 and not self._live:
             self.leave()
             return self._chain.pop()  # nothing in it is needed: it follows itself
-        return self._make()
+        segment = self._make()
+        self._ahead = None  # which had failed, if there was one
+        return segment
 
     def _take_ahead(self) -> None:
         """Take the spare that is being made, if there is one, and wait for it.  Raises OSError."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            self._spares.append(ahead.result())
+        if self._ahead is not None:
+            self._spares.append(self._ahead.result())
+            self._ahead = None
 
     def _make(self) -> Segment:
         """A new segment, whose blocks are written once, so that writing them again changes bytes only."""
@@ -473,8 +476,12 @@ class Log:
 
     def _trim(self) -> None:
         """Remove what is spare beyond the bound; never the first, whose header may count: see `_begin`."""
-        while len(self._spares) > SPARES_MAX:
-            with contextlib.suppress(OSError):  # it is found again at the next start
+        if len(self._spares) <= 1:
+            return
+        with contextlib.suppress(OSError):  # it is found again at the next start
+            stat = os.statvfs(self._folder)
+            room = int(stat.f_bavail * stat.f_frsize * _SPARES_SHARE) // self._segment_bytes
+            while len(self._spares) > max(1, min(room, SPARES_MAX)):
                 self._spares.pop().path.unlink()
 
     # ------------------------------------------------------------------ keeping it small
@@ -491,8 +498,11 @@ class Log:
     @property
     def is_tidy(self) -> bool:
         """Has `tidy` nothing to do?"""
-        is_made = self._ahead is not None and self._ahead.done()
-        return not is_made and len(self._chain) <= self.segments_max and not self._needs_another()
+        return not self._is_made() and len(self._chain) <= self.segments_max and not self._needs_another()
+
+    def _is_made(self) -> bool:
+        """Is the spare there that was to be made ahead?  If that failed it is tried anew once one is needed."""
+        return self._ahead is not None and self._ahead.done() and self._ahead.exception() is None
 
     def _needs_another(self) -> bool:
         """Is a segment to be made now, rather than when an append waits for it?"""
@@ -504,9 +514,9 @@ class Log:
 
         Steps keep pace: what one batch of appends adds is at most what one step copies.
         """
-        if self._ahead is not None and self._ahead.done():
+        if self._is_made():
             self._take_ahead()
-        self._trim()  # a start may find more than are to be kept
+        self._trim()  # a start may find more than are to be kept, and the disk may have less room than before
         while len(self._chain) > self.segments_max:
             if self._chain[0].live:
                 self._copy_forward(self._chain[0])
@@ -516,7 +526,7 @@ class Log:
                 return
         if self._needs_another():
             self._ahead = self._spawn(self._make)
-            if self._ahead.done():
+            if self._is_made():
                 self._take_ahead()
 
     def _copy_forward(self, segment: Segment) -> None:

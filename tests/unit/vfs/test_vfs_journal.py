@@ -145,7 +145,7 @@ async def test_a_retired_record_is_written_soon_without_any_append(
 
 async def killed(folder: Path, into: Path) -> list[tuple[str, dict[str, object]]]:
     """Keys and fields of what the next process finds if this one is killed now."""
-    shutil.copytree(folder, into)
+    shutil.copytree(folder, into, ignore=shutil.ignore_patterns("new.tmp"))  # a start removes it; it may go meanwhile
     return [(record.about, record.fields) for record in await left_in(into)]
 
 
@@ -420,6 +420,34 @@ async def test_its_size_follows_what_is_pending_and_not_what_was(tmp_path: Path)
     assert await left_in(tmp_path) == kept
 
 
+def with_room_for(segments: int) -> os.statvfs_result:
+    """What statvfs(2) says of a disk on which so many more have room."""
+    free = segments * SEGMENT // BLOCK_BYTES
+    return os.statvfs_result((BLOCK_BYTES, BLOCK_BYTES, 1 << 30, free, free, 0, 0, 0, 0, 255))
+
+
+@pytest.mark.parametrize(("room", "kept"), [(1000, journal_log.SPARES_MAX), (80, 5), (15, 1), (0, 1)])
+def test_spare_segments_take_a_small_share_of_what_is_free_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, kept: int
+) -> None:
+    left = 1000
+    monkeypatch.setattr(os, "statvfs", lambda path: with_room_for(left))
+    log = Log(tmp_path, SEGMENT)
+    burst = log.append([item(f"/{number}", BODY) for number in range(60)])
+    for seq in burst:
+        assert isinstance(seq, int)
+        log.retire(seq)
+    log.write_retired()
+    log.tidy(lambda: True)
+    assert len(files(tmp_path)) == 1 + journal_log.SPARES_MAX
+    left = room  # others fill the disk
+    log.append([item("/kept")])
+    log.tidy(lambda: True)
+    log.leave()
+    assert len(files(tmp_path)) == 1 + kept
+    assert abouts_in(tmp_path) == ["/kept"]
+
+
 async def test_a_journal_with_nothing_pending_writes_over_what_it_has(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     for index in range(50):
@@ -452,6 +480,38 @@ async def test_an_append_needs_no_wait_for_a_segment_that_is_made_ahead(
     kept.append(await appending)
     assert makers.count("journal") == 1, "the first segment: what is being made is waited for, not made again"
     await journal.close()
+    assert await left_in(tmp_path) == kept
+
+
+async def test_a_segment_that_has_no_room_is_tried_again_when_it_is_needed_and_nobody_suffers_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened(tmp_path)
+    tried = 0
+
+    def full(log: Log) -> journal_log.Segment:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with capture_logs() as logs:
+        with monkeypatch.context() as patch:
+            kept = [await journal.append("/0", {})]
+            await journal.settle()
+            patch.setattr(Log, "_make", full)
+            kept.append(await journal.append("/1", {}, BODY))
+            for number in range(2, 8):
+                kept.append(await journal.append(f"/{number}", {}))
+                await journal.settle()
+            assert tried == 1
+            with pytest.raises(NoSpace):
+                await journal.append("/large", {}, bytes(BODY_MAX))
+            await journal.settle()
+            assert tried == 2
+        kept.append(await journal.append("/8", {}, bytes(BODY_MAX)))  # there is room again
+        await journal.close()
+        assert len(files(tmp_path)) == 3, "and another one is made ahead again"
+    assert logs == []
     assert await left_in(tmp_path) == kept
 
 
