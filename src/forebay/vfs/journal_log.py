@@ -445,6 +445,7 @@ class Log:
         zeros = bytes(min(_FILLED_BYTES, self._segment_bytes))
         try:
             with opened(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
+                reserve(fd, self._segment_bytes)
                 for offset in range(0, self._segment_bytes, len(zeros)):
                     write_at(fd, [zeros[: self._segment_bytes - offset]], offset)
                 os.fsync(fd)
@@ -550,6 +551,15 @@ class Log:
 
 
 # ---------------------------------------------------------------- the disk
+
+
+def reserve(fd: int, size: int) -> None:
+    """Fail at once where there is no room, before others have less because of a try.  Raises OSError."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise  # else the file system cannot tell
 
 
 def write_at(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:

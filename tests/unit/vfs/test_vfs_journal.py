@@ -515,6 +515,29 @@ async def test_a_segment_that_has_no_room_is_tried_again_when_it_is_needed_and_n
     assert await left_in(tmp_path) == kept
 
 
+def test_a_segment_that_has_no_room_takes_none_from_others_while_it_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def full(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refused(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    log = Log(tmp_path, SEGMENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        patch.setattr(journal_log, "write_at", lambda fd, pieces, offset: written.append(offset))
+        assert [type(outcome) for outcome in log.append([item("/a", BODY)])] == [NoSpace]
+    assert written == []
+    monkeypatch.setattr(os, "posix_fallocate", refused)  # where no room can be reserved, that is none of its business
+    log.append([item("/b", BODY)])
+    log.leave()
+    assert abouts_in(tmp_path) == ["/b"]
+
+
 async def test_it_grows_no_more_when_it_is_never_idle(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     kept = await journal.append("/kept", {}, BODY)
@@ -767,17 +790,20 @@ async def test_what_could_not_be_retired_on_the_disk_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = opened(tmp_path)
-    record, kept = await journal.append("/a", {}), await journal.append("/b", {})
+    records, kept = [await journal.append(f"/{number}", {}) for number in range(2)], await journal.append("/b", {})
 
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    with monkeypatch.context() as broken, capture_logs() as logs:
-        sync_by(broken, fail)
-        journal.retire(record)
-        with pytest.raises(FsError, match="Input/output error"):
-            await journal.settle()
-    assert [entry["event"] for entry in logs] == ["journal.not_tidy"]
+    for record in records:
+        with monkeypatch.context() as broken, capture_logs() as logs:
+            sync_by(broken, fail)
+            journal.retire(record)
+            for _ in range(3):
+                with pytest.raises(FsError, match="Input/output error"):
+                    await journal.settle()
+        assert [entry["event"] for entry in logs] == ["journal.not_tidy"], "it is said once, until it works again"
+        await journal.settle()
     await journal.close()
     assert await left_in(tmp_path) == [kept]
 
