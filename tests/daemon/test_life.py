@@ -1,5 +1,6 @@
 """The daemon's life, with real processes: start, stop, crash, and what must outlast each."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -115,6 +116,20 @@ def test_a_home_that_others_can_write_to_is_refused(forebay: RunForebay, forebay
     forebay_home.chmod(0o777)
     ran = forebay("start")
     assert (ran.code, "chmod 0700" in ran.err) == (1, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root")
+def test_a_home_on_a_full_disk_is_named(forebay: RunForebay, forebay_home: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "forebay-test", str(forebay_home)], check=True)
+    try:
+        with contextlib.suppress(OSError), (forebay_home / "ballast").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        ran = forebay("start")
+        assert ran.code == 1
+        assert f"the home folder {forebay_home} cannot be written: No space left on device" in ran.err
+    finally:
+        subprocess.run(["umount", "-l", str(forebay_home)], check=True)
 
 
 def test_the_daemon_holds_no_descriptor_and_no_folder_of_its_starter(forebay: RunForebay, forebay_home: Path) -> None:

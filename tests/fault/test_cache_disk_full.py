@@ -66,6 +66,19 @@ async def test_a_cache_that_wants_more_than_the_disk_has_stops_at_the_disk(tmp_p
         await read_all_files(rig)
 
 
+async def test_no_database_that_changes_with_files_is_mapped_for_a_full_disk_to_kill_the_daemon(tmp_path: Path) -> None:
+    """On btrfs a change to a mapped page needs room; without it, it is SIGBUS."""
+    async with Rig(tmp_path) as rig:
+        await mounted(rig)
+        await read_all_files(rig)
+        await rig.landed()
+        await rig.fs.mkdir("/s/folder")
+        files = {path.name for path in tmp_path.rglob("*.db")}
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert files == {"index.db", "names.db", "attributes.db", "control.db"}
+    assert {Path(path).name for path in mapped if path.startswith(str(tmp_path))} == {"control.db-shm"}
+
+
 async def test_a_full_disk_does_not_stop_free_from_making_room(tmp_path: Path, disk: Disk) -> None:
     async with Rig(tmp_path, cache_dirs=(CacheDir(disk.folder / "cache", GIB),), prefetch=False) as rig:
         await mounted(rig)

@@ -25,6 +25,7 @@ from forebay.testing.seaweed import SeaweedS3
 from forebay.types import Attributes
 from forebay.units import MIB
 from forebay.vfs import drafting
+from forebay.vfs.staging import Staging
 
 SMALL = b"small"
 LARGE = bytes(range(256)) * 4096 * 9  # in parts
@@ -675,6 +676,34 @@ async def test_a_write_to_a_full_disk_is_told_so_and_goes_on_when_there_is_room(
         await rig.close(opened)
         await rig.settled()
         assert await rig.stored("f") == SMALL + LARGE
+
+
+@pytest.mark.parametrize("ends", ["sent", "restarted", "amended"])
+async def test_what_a_full_disk_does_not_let_be_cut_stays_as_it_was_acknowledged(
+    rig: Writing, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    def full(staging: Staging, staging_id: int) -> int:
+        raise NoSpace("the disk is full")
+
+    await rig.start("back")
+    rig.down()
+    data = os.urandom(300_000)  # too much for a record's body: the journal means the file
+    await rig.save("/s/f", data)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Staging, "make", full)
+            with pytest.raises(NoSpace):
+                await rig.open("/s/f", truncate=True)
+    if ends == "amended":
+        await rig.close(await rig.open("/s/f"))
+        await rig.fs.changes.rename("/s/f", "/s/g")
+    if ends != "sent":
+        await rig.restart()
+        rig.fs.start()
+    rig.up()
+    await rig.settled()
+    assert await rig.stored("g" if ends == "amended" else "f") == data
+    assert rig.staged() == []
 
 
 @needs_root

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,7 @@ class Disk:
             raise self.failure
         self.left -= self.left > 0
 
-    def write_at(self, fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
-        data = b"".join(pieces)
+    def write_at(self, fd: int, data: bytes, offset: int) -> None:
         path = os.readlink(f"/proc/self/fd/{fd}")
         if path.endswith(".log"):  # a new one gets its name after its sync
             change = path, offset, os.pread(fd, len(data), offset), data
@@ -64,7 +62,7 @@ class Disk:
 
     def write_synced(self, fd: int, blocks: memoryview, offset: int) -> None:
         with open(f"/proc/self/fd/{fd}", "r+b", buffering=0) as file:  # not past the page cache: blocks are torn here
-            self.write_at(file.fileno(), [blocks], offset)
+            self.write_at(file.fileno(), bytes(blocks), offset)
             self.sync(file.fileno())
 
     def lose(self, chance: random.Random) -> None:

@@ -10,11 +10,13 @@ SQLite's own.  *On crash*: as above.
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import structlog
 
@@ -258,8 +260,19 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code & 0xFF not in full + others  # the low byte is the primary code: sqlite.org/rescode.html
 
 
+def connect_alone(path: Path, **options: Any) -> sqlite3.Connection:  # noqa: ANN401 - of sqlite3.connect
+    """Open a database that no other process opens: what its connections share in WAL mode is no mapped file then.
+
+    On a full disk a change to a mapped file is SIGBUS, where blocks are copied on write, as on btrfs.
+    """
+    connection: sqlite3.Connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?vfs=unix-excl", uri=True, **options
+    )
+    return connection
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
+    connection = connect_alone(path, check_same_thread=False, timeout=10.0)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")  # disposable: see the module
     return connection

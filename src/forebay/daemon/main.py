@@ -153,8 +153,11 @@ def _take_lock(home: Path) -> int:
                 raise Busy(f"another daemon (pid {pid}) serves {home}; forebay stop ends it") from None
             time.sleep(LOOK_S)
         else:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            except OSError as error:
+                raise FsError(f"the home folder {home} cannot be written: {error.strerror}", path=str(home)) from error
             return descriptor
 
 

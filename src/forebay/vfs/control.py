@@ -92,6 +92,7 @@ class ControlDb:
             "or move it away and mount again.",
             schema=_SCHEMA,
             schema_version=SCHEMA_VERSION,
+            is_shared=True,  # with a daemon that was killed and cannot end yet: see `daemon/main.py`
         )
         self._db.execute("PRAGMA secure_delete = ON")  # an unmounted credential does not stay in free pages
 

@@ -94,6 +94,7 @@ class Journal:
         self._retired: deque[int] = deque()  # for the thread, which need not wake up for each
         self._timer: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
+        self._is_untidy = False  # the log knows
         self._is_closed = False
 
     def _recover(self) -> dict[int, Record]:
@@ -294,14 +295,17 @@ class Journal:
         done = self._append(items, is_usual=len(items) == 1 and self._log.has_room(items[0]))
         _tell([*outcomes, *zip((job for job, _ in appends), done, strict=True)])
         failed: FsError | None = None
+        is_whole = jobs[-1].item is None
         try:
-            if jobs[-1].item is None:
+            if is_whole:
                 self._unsynced.sync()  # first: what was retired here had replaced what was not synced
                 self._log.write_retired()
             self._log.tidy(self._jobs.empty)
         except OSError as error:
             failed = self._log.explained(error)
-            log.warning("journal.not_tidy", path=str(self._folder), reason=failed.message)
+            if not self._is_untidy:  # it is tried every second on a disk that is full
+                log.warning("journal.not_tidy", path=str(self._folder), reason=failed.message)
+        self._is_untidy = failed is not None or (self._is_untidy and not is_whole)
         _tell((job, failed) for job in jobs if job.item is None)
 
     def _take_retired(self) -> None:

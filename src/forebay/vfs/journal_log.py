@@ -34,8 +34,8 @@ from forebay import failpoints
 from forebay.errors import Denied, FsError, NoSpace
 from forebay.opened import opened, sync_folder
 from forebay.units import MIB
+from forebay.vfs.journal_disk import FULL, reserve, sync, takes_direct, write_at, write_synced
 from forebay.vfs.journal_format import (
-    BLOCK_BYTES,
     ENTRIES_START,
     ENTRY_MAX,
     HEADER_SLOTS,
@@ -59,12 +59,11 @@ from forebay.vfs.journal_format import (
 log = structlog.get_logger()
 
 SPARES_MAX = 16  # free segments that are kept: one to go on with, the others for a burst of 2,000 files of 110 KiB
+_SPARES_SHARE = 1 / 16  # of what is free on the disk: on one that is nearly full, files need the room more
 COPIED_BYTES = MIB  # live bytes copied forward in one step, for which an append may have to wait: some milliseconds
 _WRITTEN_MAX = MIB + ENTRY_MAX  # bytes in one write: a batch, which ends with the record that passes its bound
 _FILLED_BYTES = MIB  # zeros in one write
-_PIECES_MAX = 1024  # in one write: IOV_MAX of Linux, limits.h
 _NEW_NAME = "new.tmp"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -107,7 +106,7 @@ class Segment:
         """Say durably what it is used for now: this or what was said before, if it is interrupted."""
         slot = (self.slot + 1) % HEADER_SLOTS
         with opened(self.path, os.O_RDWR) as fd:
-            write_at(fd, [encode_header(header)], slot * (ENTRIES_START // HEADER_SLOTS))
+            write_at(fd, encode_header(header), slot * (ENTRIES_START // HEADER_SLOTS))
             sync(fd)
         self.header, self.slot = header, slot
 
@@ -156,7 +155,6 @@ class Log:
         self._spares: deque[Segment] = deque()
         self._spawn = spawn
         self._ahead: Future[Segment] | None = None  # a spare that is being made
-        self._refused = -1  # generation in which the disk refused one
         self._fd = -1  # of the chain's last segment, while it is written to
         self._end = 0  # where it goes on
         self._generation = 0  # of the newest segment
@@ -172,7 +170,7 @@ class Log:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             (folder / _NEW_NAME).unlink(missing_ok=True)
-            direct = os.O_DIRECT if _takes_direct(folder, self._buffer) else 0
+            direct = os.O_DIRECT if takes_direct(folder, self._buffer) else 0
             self._flags = os.O_RDWR | os.O_CLOEXEC | os.O_DSYNC | direct
             self.recovered = self._recover()
         except FsError:
@@ -185,7 +183,7 @@ class Log:
         if isinstance(error, FsError):
             return error
         where = f"the journal of pending writes in {self._folder}"
-        if error.errno in _FULL:
+        if error.errno in FULL:
             return NoSpace(f"no space left for {where}; free some on its disk", path=str(self._folder))
         if error.errno in _REFUSED:
             message = (
@@ -422,25 +420,22 @@ class Log:
         if not self._spares:
             self._release()
         if not self._spares:
-            self._take_ahead()
+            with contextlib.suppress(OSError):  # the disk may have been full then: it is tried anew
+                self._take_ahead()
         if self._spares:
             return self._spares.popleft()
         if len(self._chain) == 1 and not self._live:
             self.leave()
             return self._chain.pop()  # nothing in it is needed: it follows itself
-        return self._make()
+        segment = self._make()
+        self._ahead = None  # which had failed, if there was one
+        return segment
 
     def _take_ahead(self) -> None:
-        """Take the spare that is being made, if there is one, and wait for it.
-
-        If the disk refused it, nobody has lost anything: whoever needs the segment tries again, and is told.
-        """
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            try:
-                self._spares.append(ahead.result())
-            except OSError:
-                self._refused = self._generation
+        """Take the spare that is being made, if there is one, and wait for it.  Raises OSError."""
+        if self._ahead is not None:
+            self._spares.append(self._ahead.result())
+            self._ahead = None
 
     def _make(self) -> Segment:
         """A new segment, whose blocks are written once, so that writing them again changes bytes only."""
@@ -449,8 +444,9 @@ class Log:
         zeros = bytes(min(_FILLED_BYTES, self._segment_bytes))
         try:
             with opened(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC) as fd:
+                reserve(fd, self._segment_bytes)
                 for offset in range(0, self._segment_bytes, len(zeros)):
-                    write_at(fd, [zeros[: self._segment_bytes - offset]], offset)
+                    write_at(fd, zeros[: self._segment_bytes - offset], offset)
                 os.fsync(fd)
             new.rename(path)
             sync_folder(self._folder)
@@ -480,8 +476,12 @@ class Log:
 
     def _trim(self) -> None:
         """Remove what is spare beyond the bound; never the first, whose header may count: see `_begin`."""
-        while len(self._spares) > SPARES_MAX:
-            with contextlib.suppress(OSError):  # it is found again at the next start
+        if len(self._spares) <= 1:
+            return
+        with contextlib.suppress(OSError):  # it is found again at the next start
+            stat = os.statvfs(self._folder)
+            room = int(stat.f_bavail * stat.f_frsize * _SPARES_SHARE) // self._segment_bytes
+            while len(self._spares) > max(1, min(room, SPARES_MAX)):
                 self._spares.pop().path.unlink()
 
     # ------------------------------------------------------------------ keeping it small
@@ -498,24 +498,25 @@ class Log:
     @property
     def is_tidy(self) -> bool:
         """Has `tidy` nothing to do?"""
-        is_made = self._ahead is not None and self._ahead.done()
-        return not is_made and len(self._chain) <= self.segments_max and not self._needs_another()
+        return not self._is_made() and len(self._chain) <= self.segments_max and not self._needs_another()
+
+    def _is_made(self) -> bool:
+        """Is the spare there that was to be made ahead?  If that failed it is tried anew once one is needed."""
+        return self._ahead is not None and self._ahead.done() and self._ahead.exception() is None
 
     def _needs_another(self) -> bool:
         """Is a segment to be made now, rather than when an append waits for it?"""
         is_filling = self._fd >= 0 and self._end > self._segment_bytes // 4
-        is_wanted = is_filling and not self._spares and bool(self._chain[0].live)
-        # Once for each segment: where there is too little room, an attempt fills the disk for a moment.
-        return is_wanted and self._ahead is None and self._refused != self._generation
+        return is_filling and not self._spares and bool(self._chain[0].live) and self._ahead is None
 
     def tidy(self, is_idle: Callable[[], bool]) -> None:
         """Free what can be freed: one step at least, and all of it while nobody waits.  Raises OSError.
 
         Steps keep pace: what one batch of appends adds is at most what one step copies.
         """
-        if self._ahead is not None and self._ahead.done():
+        if self._is_made():
             self._take_ahead()
-        self._trim()  # a start may find more than are to be kept
+        self._trim()  # a start may find more than are to be kept, and the disk may have less room than before
         while len(self._chain) > self.segments_max:
             if self._chain[0].live:
                 self._copy_forward(self._chain[0])
@@ -525,7 +526,7 @@ class Log:
                 return
         if self._needs_another():
             self._ahead = self._spawn(self._make)
-            if self._ahead.done():
+            if self._is_made():
                 self._take_ahead()
 
     def _copy_forward(self, segment: Segment) -> None:
@@ -546,43 +547,3 @@ class Log:
         while items:
             del items[: len(self._write(items))]
         failpoints.hit("journal.copied")
-
-
-# ---------------------------------------------------------------- the disk
-
-
-def write_at(fd: int, pieces: Sequence[bytes | memoryview], offset: int) -> None:
-    """Write all pieces one after the other, from an offset on.  Raises OSError."""
-    for first in range(0, len(pieces), _PIECES_MAX):
-        some = pieces[first : first + _PIECES_MAX]
-        stop = offset + sum(map(len, some))
-        offset += os.pwritev(fd, some, offset)
-        if offset < stop:  # a disk that is about to be full
-            rest = memoryview(b"".join(some))[offset - stop :]
-            while rest:
-                written = os.pwrite(fd, rest, offset)
-                rest, offset = rest[written:], offset + written
-
-
-def write_synced(fd: int, blocks: memoryview, offset: int) -> None:
-    """Write whole blocks by a descriptor with O_DSYNC, and so return when they are on the disk.  Raises OSError.
-
-    One call costs less than two.
-    """
-    if os.pwrite(fd, blocks, offset) < len(blocks):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest had no room: blocks here are copied on write
-
-
-def _takes_direct(folder: Path, block: mmap.mmap) -> bool:
-    """Does the file system take writes past the page cache, of whole blocks from a page's start?"""
-    try:
-        with opened(folder, os.O_RDWR | os.O_TMPFILE | os.O_DIRECT) as fd:
-            os.pwrite(fd, memoryview(block)[:BLOCK_BYTES], 0)
-    except OSError:
-        return False
-    return True
-
-
-def sync(fd: int) -> None:
-    """Return when all that was written is on the disk.  Raises OSError."""
-    os.fdatasync(fd)

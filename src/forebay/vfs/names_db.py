@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import structlog
 
-from forebay.cache.index import is_damage
+from forebay.cache.index import connect_alone, is_damage
 from forebay.clock import Clock
 from forebay.vfs.blocks import Block, Packed, unpack
 from forebay.vfs.listing import Stub
@@ -90,7 +90,7 @@ class NamesDb:
             self.throw_away(str(error))
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        self._db = connect_alone(self._path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")  # "not clean" must be on the disk before anything else is
         self._db.executescript(_SCHEMA)

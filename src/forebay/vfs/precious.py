@@ -7,11 +7,19 @@ import os
 import sqlite3
 from pathlib import Path
 
+from forebay.cache.index import connect_alone
 from forebay.errors import Denied, FsError
 
 
 def open_precious(
-    path: Path, *, name: str, advice: str, schema: str, schema_version: int, check_same_thread: bool = True
+    path: Path,
+    *,
+    name: str,
+    advice: str,
+    schema: str,
+    schema_version: int,
+    check_same_thread: bool = True,
+    is_shared: bool = False,
 ) -> sqlite3.Connection:
     """Open or create; synchronous=FULL, so that a change is on the disk when it is committed.
 
@@ -19,6 +27,7 @@ def open_precious(
         name: what messages call it.
         advice: what they say of a damaged one: what it holds, and what to do.
         check_same_thread: as `sqlite3.connect` has it.
+        is_shared: another process may open it too.
 
     Raises:
         FsError: the file is damaged, or made by a newer Forebay.
@@ -30,7 +39,8 @@ def open_precious(
     except OSError as error:
         raise Denied(f"cannot open {path}: {error.strerror}", path=str(path)) from error
     try:
-        db = sqlite3.connect(path, timeout=10.0, check_same_thread=check_same_thread)
+        connect = sqlite3.connect if is_shared else connect_alone
+        db = connect(path, timeout=10.0, check_same_thread=check_same_thread)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")

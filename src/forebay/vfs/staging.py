@@ -76,11 +76,6 @@ class Staging:
         """Have the names of new files outlast a power cut.  Blocks."""
         sync_folder(self._folder)
 
-    def free_bytes(self) -> int:
-        """Room on its disk."""
-        stat = os.statvfs(self._folder)
-        return stat.f_bavail * stat.f_frsize
-
     def sweep(self, kept: Collection[int]) -> int:
         """Remove every file but those; return how many went.  Only at the start."""
         gone = 0

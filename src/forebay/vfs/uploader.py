@@ -371,12 +371,17 @@ class Uploader:
         """Go on with an empty file; the local file of what the journal has stays until there is a newer record.
 
         One handle is open, and `Draft.recording` is held; an upload under way goes on with the old file.
+
+        Raises:
+            NoSpace, FsError: the disk refuses; nothing has changed.
         """
+        staging_id = self._staging.new_id()
+        fd = self._staging.make(staging_id)
         self._queue.pop(draft, None)
         self.recorder.drop_aside(draft)
         before = draft.content
-        draft.aside, draft.staging = draft.staging, self._staging.new_id()
-        draft.content = WholeContent(self._staging.make(draft.staging))
+        draft.aside, draft.staging = draft.staging, staging_id
+        draft.content = WholeContent(fd)
 
         async def close() -> None:
             await self.storing.growing.abort(draft)
