@@ -19,7 +19,7 @@ from forebay.clock import FakeClock
 from forebay.errors import Denied, FsError, Invalid, NoSpace
 from forebay.testing.disks import sync_by
 from forebay.units import MIB
-from forebay.vfs import journal_log, unsynced_log
+from forebay.vfs import journal_disk, journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import (
     BLOCK_BYTES,
