@@ -19,11 +19,13 @@ NAMES: tuple[str, ...] = (
     "rename.copied_one",
     "rename.copied",  # all copies are there, and so are all sources
     "rename.deleted_one",
+    "rename.moved",  # the store has all at its target, and what was written here and not sent is where it was
     "upload.recorded",  # a file is in the journal, and nobody has been told
     "upload.begun",
     "upload.sent",  # the store has a file, and nothing here says so
     "upload.learned",  # names say so, and the journal does not
     "draft.gives_way",  # the journal says that a file is about to be removed or replaced, and the store does not know
+    "draft.moved",  # one has moved with its folder, others have not
     "draft.replaced",  # it has been, and the journal would still send it
     "journal.released",  # the oldest segments are said to be free, and have not been used again
 )

@@ -32,6 +32,7 @@ POINTS = {
     "rename.copied_one": Phase.COPYING,
     "rename.copied": Phase.COPIED,
     "rename.deleted_one": Phase.COPIED,
+    "rename.moved": Phase.COPIED,
 }
 FILES = {name: name.encode() * 100 for name in ("1", "2", "d/3", "d/e/4", "d/e/5", "f/6")}
 

@@ -8,7 +8,6 @@ write mode, save those of files that the store does not have yet: these change h
 open goes on after its name is gone.
 """
 
-import asyncio
 import contextlib
 import os
 import stat
@@ -16,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
 from typing import cast
 
-from forebay import paths
+from forebay import failpoints, paths
 from forebay.errors import (
     AlreadyExists,
     Busy,
@@ -35,7 +34,7 @@ from forebay.vfs.drafting import Drafting, Host, is_back, meta_of
 from forebay.vfs.drafts import Draft, DraftTable, changed_posix
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_entry
 from forebay.vfs.renames import Progress, Renames
-from forebay.vfs.sending import NOTHING
+from forebay.vfs.sending import NOTHING, offer_of
 from forebay.vfs.staging import Staging
 from forebay.vfs.uploader import Uploader
 
@@ -48,7 +47,7 @@ class Changes(Drafting):
 
     def __init__(self, host: Host, table: DraftTable, staging: Staging, uploader: Uploader, renames: Renames) -> None:
         super().__init__(host, table, staging, uploader, renames)
-        self._under_way: list[tuple[tuple[str, str], asyncio.Event]] = []  # renames, and what is set when they end
+        renames.carry_along = self._carry_along
 
     # ------------------------------------------------------------------ names
 
@@ -60,16 +59,17 @@ class Changes(Drafting):
             FsError: the store failed; the file is still there.
         """
         mount, key = self._host.writer.writable(path)
-        async with self._alone(path), self._held(path, lets_go=_is_only_here) as draft:
+        async with self._alone(path), self._turns.change(path):
             await self._renames.settle(mount, key)
-            if draft is not None:
-                await self._remove_draft(draft)
-            else:
-                entry = await self._host.stat(path)
-                if isinstance(entry, FolderEntry):
-                    raise IsADirectory(f"{path} is a folder", path=path)
-                await self._keep_open(entry)
-                await self._delete(mount, path, key)
+            async with self._held(path, lets_go=_is_only_here) as draft:
+                if draft is not None:
+                    await self._remove_draft(draft)
+                else:
+                    entry = await self._host.stat(path)
+                    if isinstance(entry, FolderEntry):
+                        raise IsADirectory(f"{path} is a folder", path=path)
+                    await self._keep_open(entry)
+                    await self._delete(mount, path, key)
         await self._host.kept.forget(mount.store.location, key)
         await self._host.learn_file(path, None)
 
@@ -115,8 +115,7 @@ class Changes(Drafting):
 
     async def rest(self, path: str) -> None:
         """The same, of renames that are under way too; for who holds nothing that they wait for."""
-        while live := [ended for places, ended in self._under_way if any(_meet(path, place) for place in places)]:
-            await live[0].wait()
+        await self._turns.renames_at(path)
         await self.settle_renames(path)
 
     async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
@@ -138,12 +137,8 @@ class Changes(Drafting):
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
         await self._renames.settle(mount, key, target_key)
-        self._under_way.append(((source, target), ended := asyncio.Event()))
-        try:
+        with self._turns.rename(source, target):
             await self._rename(source, target, target_key, replace, progress)
-        finally:
-            self._under_way.remove(((source, target), ended))
-            ended.set()
 
     async def _rename(
         self, source: str, target: str, target_key: str, replace: bool, progress: Progress | None
@@ -171,6 +166,7 @@ class Changes(Drafting):
         for path in (source, target):
             await self._host.metadata.foresee(paths.split(path)[0])
         async with self._both(source, target) as (draft, replaced):
+            self._refuse_interrupted(mount, old_key, target_key)
             base = replaced.base if replaced is not None else there.version if isinstance(there, FileEntry) else None
             if isinstance(there, FileEntry) and replaced is None:
                 await self._keep_open(there)
@@ -200,6 +196,7 @@ class Changes(Drafting):
         mount = entry.mount
         if draft is not None:
             await self._uploader.storing.store(draft)
+            await self._tell_ours(draft)
             await self._uploader.recorder.settle()  # a crash must not bring it back where it is moved away from
         for key in (entry.key, target_key):
             await self._uploader.leaving.left(mount, key)
@@ -218,6 +215,19 @@ class Changes(Drafting):
         async with self._held(first, lets_go=lets_go) as one, self._held(second, lets_go=lets_go) as other:
             yield (one, other) if first == source else (other, one)
 
+    def _refuse_interrupted(self, mount: Mount, *keys: str) -> None:
+        """What is held cannot be carried along: a rename that was interrupted while that was waited for goes first."""
+        if self._renames.is_interrupted(mount, *keys):
+            raise Busy(f"a rename of {keys[0]} or {keys[1]} was interrupted just now; try again", path=keys[0])
+
+    async def _tell_ours(self, draft: Draft) -> None:
+        """What the store has of a draft is moved: should a crash come, it is ours at its new place too."""
+        if draft.content.is_whole and draft.stored is not None and draft.meta is not None:
+            offer = offer_of(draft.meta.size, draft.stored.sums)
+            if offer not in draft.offered:
+                draft.offered.append(offer)
+            await self._uploader.recorder.amend(draft)
+
     def _move_cached(self, old: FileEntry, new: FileEntry) -> None:
         """The bytes are the same under the new name: they need not be fetched again."""
         if old.size != new.size:
@@ -233,30 +243,54 @@ class Changes(Drafting):
         source, mount = entry.path, entry.mount
         assert mount is not None
         source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
+        await self._turns.changes_below(source)
         if there is not None:
             await self.rmdir(target)
         async with self._uploader.still(source) as hold:
+            self._refuse_interrupted(mount, source_key, target_key)
             for key in (source_key, target_key):
                 await self._uploader.leaving.left(mount, key, below=True)
             for draft in self._table.below(source):
                 if draft.base is not None:
                     await self._uploader.storing.store(draft)
+                    await self._tell_ours(draft)
             await self._uploader.recorder.settle()
             await self._host.staying.keep_above(mount, source)
+
+            async def carry() -> None:
+                await hold()  # those too that were begun meanwhile
+                for draft in self._table.below(source):
+                    rest = draft.path[len(source) :]
+                    if draft.base is None:
+                        await self._uploader.move(draft, target + rest, target_key + rest, None, draft.offered)
+                    else:
+                        await self._uploader.moved(draft, target + rest, await mount.store.head(target_key + rest))
+                    failpoints.hit("draft.moved")
+
             try:
-                await self._renames.rename(mount, source_key, target_key, is_folder=True, progress=progress)
+                await self._renames.rename(
+                    mount, source_key, target_key, is_folder=True, progress=progress, carry=carry
+                )
             finally:
                 self._host.metadata.forget(source)
                 self._host.metadata.forget(target)
-            await hold()  # those too that were begun meanwhile
-            for draft in self._table.below(source):
-                rest = draft.path[len(source) :]
-                if draft.base is None:
-                    await self._uploader.move(draft, target + rest, target_key + rest, None, draft.offered)
-                else:
-                    await self._uploader.moved(draft, target + rest, await mount.store.head(target_key + rest))
         await self._host.learn_folder(source, None)
         await self._host.learn_folder(target, FolderEntry(target, mount, entry.mtime_ns, entry.posix))
+
+    async def _carry_along(self, source: str, target: str) -> None:
+        """The store has finished a rename that was interrupted: what is written there and not sent moves too.
+
+        Which version its store has of it now is not known: that it is ours is told by its bytes, when it is sent.
+        """
+        key = self._host.tree.locate(target).key
+        for draft in self._table.below(source):
+            async with draft.lock:
+                if not draft.content.is_whole or draft.is_ended or not paths.is_within(draft.path, source):
+                    continue  # of the first kind, only a store that has its version can tell what it holds
+                await self._uploader.recorder.own(draft)
+                draft.stored = None
+                rest = draft.path[len(source) :]
+                await self._uploader.move(draft, target + rest, key + rest, draft.base, draft.offered)
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty folder.
@@ -351,10 +385,6 @@ class Changes(Drafting):
             self._move_cached(entry, changed)
         await self._host.learn_file(entry.path, changed)
         return changed
-
-
-def _meet(path: str, other: str) -> bool:
-    return paths.is_within(path, other) or paths.is_within(other, path)
 
 
 def _is_only_here(draft: Draft) -> bool:

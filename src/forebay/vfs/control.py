@@ -56,6 +56,7 @@ class FuseMount(NamedTuple):
 class Phase(StrEnum):
     """How far a rename is."""
 
+    MOVING = "moving"  # the store renames a folder, in one step
     COPYING = "copying"
     UNDOING = "undoing"  # it has failed: copies go, sources stay
     COPIED = "copied"  # all is at the target, and sources go; there is no way back
@@ -180,15 +181,23 @@ class ControlDb:
         return found
 
     def add_rename(
-        self, mount: str, location: str, source: str, target: str, *, is_folder: bool, replaces: bool
+        self,
+        mount: str,
+        location: str,
+        source: str,
+        target: str,
+        *,
+        is_folder: bool,
+        replaces: bool,
+        phase: Phase = Phase.COPYING,
     ) -> Rename:
         """Keep a rename that begins."""
         places = [json.dumps(place) for place in (mount, location, source, target)]
         with self._changing() as db:
             statement = "INSERT INTO renames VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
-            number = db.execute(statement, (*places, is_folder, replaces, Phase.COPYING)).lastrowid
+            number = db.execute(statement, (*places, is_folder, replaces, phase)).lastrowid
         assert number is not None
-        return Rename(number, mount, location, source, target, is_folder, replaces, Phase.COPYING)
+        return Rename(number, mount, location, source, target, is_folder, replaces, phase)
 
     def set_rename_phase(self, number: int, phase: Phase) -> None:
         """Keep how far a rename is."""

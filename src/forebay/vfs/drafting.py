@@ -39,6 +39,7 @@ from forebay.vfs.sending import Offer, offer_of
 from forebay.vfs.staging import Staging
 from forebay.vfs.staying import Staying
 from forebay.vfs.tree import Tree
+from forebay.vfs.turns import Turns
 from forebay.vfs.uploader import Uploader
 from forebay.vfs.writer import Writer
 
@@ -111,6 +112,7 @@ class Drafting:
         self._ahead = FilesAhead(staging)
         self._uploader = uploader
         self._renames = renames
+        self._turns = Turns()
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
 
@@ -258,6 +260,18 @@ class Drafting:
             return draft
         if is_draft(entry):
             raise StaleVersion(f"{entry.path} is not being written any more; open it again", path=entry.path)
+        async with self._turns.change(entry.path) as has_waited:
+            if has_waited:
+                await self._host.stat(entry.path)  # it has gone, but for a rename that was undone
+                raise StaleVersion(f"{entry.path} was being renamed; open it again", path=entry.path)
+            draft = await self._in_place_of(entry, truncate, opens)
+        if must_share and draft.stored is None:
+            self._linger(draft)
+            raise StaleVersion(f"{entry.path} is being read from another file; open it again", path=entry.path)
+        return draft
+
+    async def _in_place_of(self, entry: FileEntry, truncate: bool, opens: int) -> Draft:
+        """A draft that begins with a version, and takes its place."""
         if not truncate and entry.size > FETCHED_BYTES and not opens and not self._is_here(entry):
             draft = self._patch(entry)
         else:
@@ -266,9 +280,6 @@ class Drafting:
         draft.mtime_ns = entry.mtime_ns
         self._table.add(draft)
         self._host.tell(entry.path, below=False)
-        if must_share and draft.stored is None:
-            self._linger(draft)
-            raise StaleVersion(f"{entry.path} is being read from another file; open it again", path=entry.path)
         return draft
 
     def _is_here(self, entry: FileEntry) -> bool:
@@ -389,10 +400,11 @@ class Drafting:
         draft.is_unseen, draft.replaces_any = True, overwrite
         opened = OpenDraft(draft, self._host.scratch, self._closed, os.O_WRONLY)
         try:
-            async with self._alone(path), self._held(path, lets_go=is_back) as before:
-                if await self._renames.settle(mount, key):
+            async with self._alone(path), self._turns.change(path) as has_waited:
+                if await self._renames.settle(mount, key) or has_waited:
                     await self._host.writer.check_target(path, overwrite=overwrite)
-                await self._put_in_place(draft, before, attributes)
+                async with self._held(path, lets_go=is_back) as before:
+                    await self._put_in_place(draft, before, attributes)
         except BaseException as error:
             await self._end(draft)
             if isinstance(error, StaleVersion) and not overwrite:

@@ -546,7 +546,7 @@ class FileSystem:
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
-            await self.changes.settle_renames(path)
+            await self.changes.rest(path)
             await self.stat(path)
             await self.changes.rmdir(path)
         self.tell(path)

@@ -6,8 +6,10 @@ start: before the last copy is made as well as after.  What fails before then is
 
 Life of such a rename: it is kept in the control database (`Phase.COPYING`); before a page of objects is copied, their
 versions are kept there too; when all are copied (`Phase.COPIED`) there is no way back; sources are removed that still
-have the version that was copied, others are copied again; the rename is forgotten.  Objects that others put below the
-source meanwhile are moved too; what comes after the last look stays at the source.
+have the version that was copied, others are copied again; what is written here and not sent is carried along; the
+rename is forgotten.  Objects that others put below the source meanwhile are moved too; what comes after the last look
+stays at the source.  One step for a whole folder (`Phase.MOVING`) is kept too, since files that are written below it
+are carried along after it.
 
 *Callers*: the file system, on the loop; it lets nobody write at or below source and target meanwhile.  *Locks*: one
 claim on both places for the whole of a rename; another rename that touches them is Busy.  *Awaits*: the store.
@@ -18,7 +20,8 @@ would take what is new for its own.  *On crash*: `resume`.  What fails or is can
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
@@ -26,7 +29,7 @@ import structlog
 from forebay import failpoints
 from forebay.errors import Busy, FsError, Invalid, NotEmpty, NotFound, StaleVersion, Unsupported
 from forebay.paths import join, split
-from forebay.stores.base import RenamingStore, Store
+from forebay.stores.base import FolderStore, RenamingStore, Store
 from forebay.types import Attributes, ByteRange, ObjectMeta
 from forebay.units import MIB
 from forebay.vfs.attributed import AttributedStore
@@ -44,6 +47,11 @@ CHUNK_BYTES = 8 * MIB
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
+Carry = Callable[[], Awaitable[None]]
+
+
+async def _nothing(*_: object) -> None:
+    """Nothing is to be carried along."""
 
 
 class _Claim(NamedTuple):
@@ -69,9 +77,17 @@ class Renames:
         self.interrupted = {record.id: record for record in control.renames()}  # nobody works on them
         self._resuming = asyncio.Lock()
         self.on_resumed: Callable[[str], None] = lambda _: None  # told of paths where it ended
+        self.carry_along: Callable[[str, str], Awaitable[None]] = _nothing  # from a path to another, of a resumed one
 
     async def rename(
-        self, mount: Mount, source: str, target: str, *, is_folder: bool, progress: Progress | None = None
+        self,
+        mount: Mount,
+        source: str,
+        target: str,
+        *,
+        is_folder: bool,
+        progress: Progress | None = None,
+        carry: Carry = _nothing,
     ) -> None:
         """Give a file or folder of a mount another key, as rename(2) does; keys have no slash at their end.
 
@@ -81,6 +97,8 @@ class Renames:
         Args:
             progress: told how many objects are copied, and of how many that are known so far; never if the store
                 renames by itself.
+            carry: has what is written in a folder, and not sent, at its target too; awaited when the store has done
+                its part.  After a crash, or a failure of its own, `carry_along` does that.
 
         Raises:
             NotFound: nothing is at `source`.
@@ -96,7 +114,8 @@ class Renames:
         if is_folder and _is_at_or_below(target, source):
             raise Invalid(f"{source!r} cannot be renamed to {target!r}, which is below it", path=source)
         store = mount.store
-        if store.capabilities.renames:
+        in_one_step = store.capabilities.renames
+        if in_one_step and not is_folder:
             await cast(RenamingStore, store).rename(source, target)
             return
         if is_folder:
@@ -104,13 +123,14 @@ class Renames:
         claim = _Claim(store.location, source, target)
         await self.settle(mount, source, target)
         with self._claimed(claim):
-            replaces = await self._is_taken(mount, target, is_folder=is_folder)
+            replaces = not in_one_step and await self._is_taken(mount, target, is_folder=is_folder)
+            phase = Phase.MOVING if in_one_step else Phase.COPYING
             record = self._control.add_rename(
-                mount.path, store.location, source, target, is_folder=is_folder, replaces=replaces
+                mount.path, store.location, source, target, is_folder=is_folder, replaces=replaces, phase=phase
             )
             failpoints.hit("rename.recorded")
             try:
-                await self._run(mount, record, progress)
+                await self._run(mount, record, progress, carry)
             except BaseException:
                 self._look_again(record)
                 raise
@@ -141,6 +161,10 @@ class Renames:
                     raise
         return has_waited
 
+    def is_interrupted(self, mount: Mount, *keys: str) -> bool:
+        """Is one still to be finished at some keys of a mount?"""
+        return self._interrupted_at(mount, keys) is not None
+
     def _interrupted_at(self, mount: Mount, keys: Iterable[str]) -> Rename | None:
         if not self.interrupted:
             return None
@@ -155,13 +179,14 @@ class Renames:
         async with self._resuming:
             if record.id not in self.interrupted:
                 return
+            places = [join(mount.path, key[len(mount.prefix) :].rstrip("/")) for key in (record.source, record.target)]
             try:
                 with self._claimed(_claim_of(record)):
-                    await self._run(mount, self.interrupted[record.id], None, is_resumed=True)
+                    carry = partial(self.carry_along, *places)
+                    await self._run(mount, self.interrupted[record.id], None, carry, is_resumed=True)
             finally:
                 self._look_again(record)
-                for key in (record.source, record.target):
-                    path = join(mount.path, key[len(mount.prefix) :].rstrip("/"))
+                for path in places:
                     self._metadata.forget(path)
                     self._metadata.doubt(*split(path))
                     self.on_resumed(path)
@@ -199,11 +224,15 @@ class Renames:
 
     # ------------------------------------------------------------------ the phases
 
-    async def _run(self, mount: Mount, record: Rename, progress: Progress | None, *, is_resumed: bool = False) -> None:
+    async def _run(
+        self, mount: Mount, record: Rename, progress: Progress | None, carry: Carry, *, is_resumed: bool = False
+    ) -> None:
         if record.phase is Phase.UNDOING:
             await self._undo(mount, record)
             return
-        if record.phase is Phase.COPYING:
+        if record.phase is Phase.MOVING:
+            await self._move(mount, record, is_resumed=is_resumed)
+        elif record.phase is Phase.COPYING:
             try:
                 await self._copy_all(mount, record, progress)
                 self._control.set_rename_phase(record.id, Phase.COPIED)
@@ -212,10 +241,33 @@ class Renames:
                     await self._try_undo(mount, record)
                 raise
             failpoints.hit("rename.copied")
-        await self._delete_sources(mount, record)
+        if record.phase is not Phase.MOVING:
+            await self._delete_sources(mount, record)
         if record.is_folder and isinstance(mount.store, AttributedStore):
             await mount.store.move_folder(record.source, record.target)
+        failpoints.hit("rename.moved")
+        await carry()
         self._control.remove_rename(record.id)
+
+    async def _move(self, mount: Mount, record: Rename, *, is_resumed: bool) -> None:
+        """Have the store rename a folder, unless it has done so before."""
+        source, target = record.source.rstrip("/"), record.target.rstrip("/")
+        try:
+            await cast(RenamingStore, mount.store).rename(source, target)
+        except FsError as error:
+            if is_resumed and error.retryable:  # nobody was told that it failed: it can wait for its store
+                raise
+            if not (is_resumed and await self._has_moved(mount, target)):
+                self._control.remove_rename(record.id)
+                raise
+
+    async def _has_moved(self, mount: Mount, target: str) -> bool:
+        """Has the store renamed a folder, though nobody heard of it?  Then there is one, and before there was none."""
+        try:
+            await self._metadata.answer(mount, cast(FolderStore, mount.store).stat(target))
+        except NotFound:
+            return False
+        return True
 
     async def _copy_all(self, mount: Mount, record: Rename, progress: Progress | None) -> None:
         done = total = 0

@@ -39,6 +39,7 @@ from forebay.vfs.leaving import Leaving
 from forebay.vfs.lull import Lull
 from forebay.vfs.recording import Recorder
 from forebay.vfs.records import UploadInfo, draft_of, offers_in
+from forebay.vfs.renames import Renames
 from forebay.vfs.retries import Retries
 from forebay.vfs.sending import SINGLE_PUT_BYTES, Changed, Offer
 from forebay.vfs.staging import Staging
@@ -58,6 +59,7 @@ class Host(StoringHost, Protocol):
     """What the uploader asks of the file system."""
 
     cache: Cache
+    renames: Renames
 
     def source(self, entry: FileEntry) -> Source:
         """Where the cache finds an entry's bytes."""
@@ -243,13 +245,18 @@ class Uploader:
 
     @contextlib.asynccontextmanager
     async def _sendable(self, draft: Draft) -> AsyncIterator[None]:
-        """A draft's lock, once no folder above it is being renamed."""
+        """A draft's lock, once no folder above it is being renamed, and no rename that was interrupted is left there.
+
+        Raises:
+            FsError: the store failed; that rename is still to be finished.
+        """
         while True:
             while self._is_moving(draft):
                 self._changed.clear()
                 await self._changed.wait()
+            await self._host.renames.settle(draft.mount, draft.key)
             async with draft.lock:
-                if not self._is_moving(draft):
+                if not (self._is_moving(draft) or self._host.renames.is_interrupted(draft.mount, draft.key)):
                     yield
                     return
 
@@ -451,6 +458,7 @@ class Uploader:
 
     async def _send_queued(self, draft: Draft) -> None:
         try:
+            await self._host.renames.settle(draft.mount, draft.key)  # it may be carried along by that
             async with draft.lock:
                 if draft not in self._queue or draft.claims or self._is_moving(draft):
                     return

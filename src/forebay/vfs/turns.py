@@ -1,0 +1,69 @@
+"""Whose turn it is where a folder is renamed: who removes a file of it, or begins to write one that the store has,
+comes before that or after it, and never in between.
+
+Else a file could be copied by the rename and then be removed at its old place only, or be opened at its old place and
+found there by nobody.
+
+*Callers*: what changes names, on the loop.  *Locks*: this is one; a change that waits for its turn holds up no rename.
+*Awaits*: others' turns.  *On crash*: nothing is kept.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import NamedTuple
+
+from forebay.paths import is_within
+
+
+class _Turn(NamedTuple):
+    places: tuple[str, ...]
+    ended: asyncio.Event
+
+
+class Turns:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._renames: list[_Turn] = []
+        self._changes: list[_Turn] = []
+
+    @contextlib.contextmanager
+    def rename(self, source: str, target: str) -> Iterator[None]:
+        """A rename of a file or a folder; who renames a folder waits for `changes_below`, too."""
+        with _taken(self._renames, source, target):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def change(self, path: str) -> AsyncIterator[bool]:
+        """No folder that a path lies in is renamed meanwhile.  Given: was one, until now?"""
+        has_waited = await _until_none(self._renames, lambda place: path != place and is_within(path, place))
+        with _taken(self._changes, path):
+            yield has_waited
+
+    async def changes_below(self, folder: str) -> None:
+        """Return when nobody changes anything below a folder any more who had begun before this rename of it."""
+        await _until_none(self._changes, lambda place: is_within(place, folder))
+
+    async def renames_at(self, path: str) -> None:
+        """Return when nothing is renamed any more at, above or below a path."""
+        await _until_none(self._renames, lambda place: is_within(path, place) or is_within(place, path))
+
+
+@contextlib.contextmanager
+def _taken(turns: list[_Turn], *places: str) -> Iterator[None]:
+    turns.append(turn := _Turn(places, asyncio.Event()))
+    try:
+        yield
+    finally:
+        turns.remove(turn)
+        turn.ended.set()
+
+
+async def _until_none(turns: list[_Turn], is_meant: Callable[[str], bool]) -> bool:
+    """Return when no turn at such a place is left; False if there was none."""
+    has_waited = False
+    while live := [turn for turn in turns if any(map(is_meant, turn.places))]:
+        has_waited = True
+        await live[0].ended.wait()
+    return has_waited
