@@ -14,7 +14,7 @@ from fault.lives import ended
 from fault.test_rename_recovery import FILES, MOVED, NoRenames, files_in, one, prepared
 from fault.writing_child import RealRig, save
 from fault.writing_rig import DOWN, Writing
-from forebay.errors import Busy, NotFound, Unavailable
+from forebay.errors import Busy, NotFound, StaleVersion, Unavailable
 from forebay.stores.local import LocalStore
 from forebay.testing.faulty_store import Hang
 from forebay.types import Buffer
@@ -457,6 +457,6 @@ async def test_who_opens_a_file_for_writing_while_its_folder_is_renamed_writes_i
         await gate.came()
         outcomes = await gate.pass_through(first, asyncio.create_task(acts.pop()))
         refused = [outcome for outcome in outcomes if outcome is not None]
-        assert all(isinstance(outcome, NotFound) for outcome in refused)
+        assert all(isinstance(outcome, StaleVersion) for outcome in refused), "the kernel asks again then"
     found = await asyncio.to_thread(lambda: asyncio.run(finish(home, data, renames=renames)))
     assert found == MOVED | ({} if refused else {"b/c/1": WAITS + FILES["1"][len(WAITS) :]})

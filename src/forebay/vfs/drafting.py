@@ -262,7 +262,6 @@ class Drafting:
             raise StaleVersion(f"{entry.path} is not being written any more; open it again", path=entry.path)
         async with self._turns.change(entry.path) as has_waited:
             if has_waited:
-                await self._host.stat(entry.path)  # it has gone, but for a rename that was undone
                 raise StaleVersion(f"{entry.path} was being renamed; open it again", path=entry.path)
             draft = await self._in_place_of(entry, truncate, opens)
         if must_share and draft.stored is None:
