@@ -274,8 +274,10 @@ class Changes(Drafting):
             finally:
                 self._host.metadata.forget(source)
                 self._host.metadata.forget(target)
-        await self._host.learn_folder(source, None)
-        await self._host.learn_folder(target, FolderEntry(target, mount, entry.mtime_ns, entry.posix))
+            await self._host.learn_folder(source, None)
+            await self._host.learn_folder(target, FolderEntry(target, mount, entry.mtime_ns, entry.posix))
+            while self._table.below(source):  # begun while that was told: after this, nothing waits any more
+                await carry()
 
     async def _carry_along(self, source: str, target: str) -> None:
         """The store has finished a rename that was interrupted: what is written there and not sent moves too.

@@ -137,12 +137,16 @@ class Drafting:
 
         Raises:
             AlreadyExists: it is there, and `exclusive`.
+            StaleVersion: a folder above was renamed meanwhile; whoever opens the path again finds what it shows now.
             IsADirectory, NotADirectory, NotFound, ReadOnly.
         """
         mount, key = self._host.writer.writable(path)
         async with self._alone(path):
             await self._renames.settle(mount, key)
-            found = (await self._host.lookup(*paths.split(path))).entry
+            with self._turns.look(path) as look:
+                found = (await self._host.lookup(*paths.split(path))).entry
+            if look.is_stale:
+                raise StaleVersion(f"a folder above {path} was being renamed; open it again", path=path)
             if isinstance(found, FolderEntry):
                 raise IsADirectory(f"{path} is a folder", path=path)
             if found is not None and exclusive:

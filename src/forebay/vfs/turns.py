@@ -11,6 +11,7 @@ found there by nobody.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from forebay.paths import is_within
@@ -21,23 +22,47 @@ class _Turn(NamedTuple):
     ended: asyncio.Event
 
 
+class Look:
+    """Whether what a path showed may show elsewhere by now."""
+
+    __slots__ = ("is_stale", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_stale = False  # a folder above was renamed
+
+
 class Turns:
     """See the module."""
 
     def __init__(self) -> None:
         self._renames: list[_Turn] = []
         self._changes: list[_Turn] = []
+        self._looks: list[Look] = []
 
     @contextlib.contextmanager
     def rename(self, source: str, target: str) -> Iterator[None]:
         """A rename of a file or a folder; who renames a folder waits for `changes_below`, too."""
         with _taken(self._renames, source, target):
-            yield
+            try:
+                yield
+            finally:
+                for look in self._looks:
+                    look.is_stale |= any(map(partial(_is_below, look.path), (source, target)))
+
+    @contextlib.contextmanager
+    def look(self, path: str) -> Iterator["Look"]:
+        """Somebody looks up what a path shows, and holds up no rename by that."""
+        self._looks.append(look := Look(path))
+        try:
+            yield look
+        finally:
+            self._looks.remove(look)
 
     @contextlib.asynccontextmanager
     async def change(self, path: str) -> AsyncIterator[bool]:
         """No folder that a path lies in is renamed meanwhile.  Given: was one, until now?"""
-        has_waited = await _until_none(self._renames, lambda place: path != place and is_within(path, place))
+        has_waited = await _until_none(self._renames, partial(_is_below, path))
         with _taken(self._changes, path):
             yield has_waited
 
@@ -48,6 +73,10 @@ class Turns:
     async def renames_at(self, path: str) -> None:
         """Return when nothing is renamed any more at, above or below a path."""
         await _until_none(self._renames, lambda place: is_within(path, place) or is_within(place, path))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path != folder and is_within(path, folder)
 
 
 @contextlib.contextmanager

@@ -176,6 +176,12 @@ class Calls:
         return self._opened(caller, file, path, append=bool(fields.get("append")))
 
     async def _open_to_write(self, path: str, fields: Json) -> OpenDraft:
+        try:
+            return await self._begin_to_write(path, fields)
+        except StaleVersion:  # it was being renamed, or has just been stored: the path may show something else now
+            return await self._begin_to_write(path, fields)
+
+    async def _begin_to_write(self, path: str, fields: Json) -> OpenDraft:
         truncates, exclusive = bool(fields.get("truncates")), bool(fields.get("exclusive"))
         if fields.get("creates"):
             path = await self._links.place(path, last=not exclusive)
