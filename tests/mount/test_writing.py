@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,35 +21,35 @@ from forebay.testing.killing import MODES, Writer, check
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.treemodel import SETTINGS, TreeMachine
 from forebay.units import MIB
-from mount.conftest import Child, Reader, s3_options
+from mount.conftest import Child, Reader, store_words, time_step_ns
 
 FSX_OPERATIONS = 3_000  # of each of two processes
 EXAMPLES = 10  # of the tree machine, each of 40 steps
 KILLS = 3  # of each way of writing
 LARGE = bytes(range(256)) * (24 * MIB // 256)  # goes in parts
 FSX_WAIT_S = 300.0
-Mounted = Callable[[str], Path]
+STORES = ["through", "back", "lazy", "file", "hdfs"]
 
 
 @pytest.fixture
-def bucket(s3: SeaweedS3, request: pytest.FixtureRequest) -> str:
-    """A bucket of the test's own."""
-    name = f"writing-{abs(hash(request.node.name)) % 10**10}"
-    s3.make_bucket(name)
-    return name
+def bucket(request: pytest.FixtureRequest) -> str:
+    """The name of a bucket of the test's own, which `writable_mount` makes."""
+    return f"writing-{abs(hash(request.node.name)) % 10**10}"
 
 
 @pytest.fixture(params=["through", "back", "lazy"])
 def mount_mode(request: pytest.FixtureRequest) -> str:
-    """The write mode of the mount."""
+    """The write mode of the mount of a bucket, or what else is mounted: see `store_words`."""
     return str(request.param)
 
 
 @pytest.fixture
-def writable_mount(forebay: RunForebay, s3: SeaweedS3, bucket: str, mnt: Path, mount_mode: str) -> Iterator[Path]:
-    """A bucket, mounted for writing in a home of its own."""
+def writable_mount(
+    forebay: RunForebay, bucket: str, mnt: Path, mount_mode: str, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """A bucket, or what else `mount_mode` says, mounted for writing in a home of its own."""
     for words in (
-        ("fs", "mount", "/b", f"s3://{bucket}", "--write-mode", mount_mode, *s3_options(s3)),
+        ("fs", "mount", "/b", *store_words(mount_mode, bucket, mnt.parent, request)),
         ("fuse", "mount", str(mnt), "/b"),
     ):
         ran = forebay(*words)
@@ -58,8 +58,10 @@ def writable_mount(forebay: RunForebay, s3: SeaweedS3, bucket: str, mnt: Path, m
     assert "Traceback" not in (mnt.parent / "home" / "daemon.log").read_text(), "the daemon met what nobody foresaw"
 
 
-def test_fsx_finds_nothing(writable_mount: Path) -> None:
-    command = [sys.executable, "-m", "forebay.testing.fsx", str(writable_mount), "--ops", str(FSX_OPERATIONS)]
+@pytest.mark.parametrize("mount_mode", STORES)
+def test_fsx_finds_nothing(writable_mount: Path, mount_mode: str) -> None:
+    operations = FSX_OPERATIONS // 6 if mount_mode == "hdfs" else FSX_OPERATIONS  # its writes take their time
+    command = [sys.executable, "-m", "forebay.testing.fsx", str(writable_mount), "--ops", str(operations)]
     ran = subprocess.run(
         [*command, "--seed", "7", "--processes", "2"], capture_output=True, text=True, timeout=FSX_WAIT_S, check=False
     )
@@ -80,10 +82,12 @@ def start_again(home: Path, forebay: RunForebay) -> None:
     assert ran.code == 0, ran.err
 
 
-def test_a_tree_on_a_mount_is_the_tree_on_a_disk(writable_mount: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mount_mode", STORES)
+def test_a_tree_on_a_mount_is_the_tree_on_a_disk(writable_mount: Path, tmp_path: Path, mount_mode: str) -> None:
     class OnMount(TreeMachine):
         subject_above, model_above = writable_mount, tmp_path
         without = frozenset({"exchange", "folder times"})
+        time_step_ns = time_step_ns(mount_mode)
 
     run_state_machine_as_test(
         OnMount, settings=settings(SETTINGS, max_examples=EXAMPLES, derandomize=True, database=None)
