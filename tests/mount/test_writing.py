@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,20 @@ def test_a_link_in_a_folder_of_this_machine_is_followed_by_its_reader_and_by_nob
     assert forebay("fs", "cat", "/d/moved").out == str(secret).encode()
     assert not any(path.is_symlink() for path in folder.iterdir())
     assert (folder / "moved").read_text() == str(secret)
+
+
+def test_what_is_made_in_a_folder_of_this_machine_has_the_mode_that_the_maker_asked_for(
+    mounted: Callable[..., Path], folder: Path, child: Child
+) -> None:
+    code = """
+os.umask(0o022)
+os.makedirs(f"{argv[1]}/d/e")
+os.mkdir(f"{argv[1]}/private", 0o700)
+open(f"{argv[1]}/d/f", "w").close()
+"""
+    child(code, mounted())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+    assert modes == {"d": 0o755, "e": 0o755, "private": 0o700, "f": 0o644}
 
 
 @pytest.mark.parametrize("way", MODES)
