@@ -69,6 +69,18 @@ def test_cp_a_keeps_everything_and_rsync_finds_nothing_to_do(writable: Path, sou
     assert tool("sh", writable / "copy/run.sh") == "ran\n"
 
 
+def test_extended_attributes_of_users_are_copied_and_no_others(
+    writable: Path, source: Path, tool: Tool, tmp_path: Path
+) -> None:
+    os.setxattr(source / "large", "user.of", b"mine")
+    tool("rsync", "-aX", f"{source}/", writable / "copy")
+    tool("rsync", "-aX", f"{writable}/copy/", writable / "again")
+    tool("mv", writable / "again", tmp_path / "out")
+    tool("mv", tmp_path / "out", writable / "in")
+    assert os.listxattr(writable / "in" / "large") == ["user.of"]
+    assert os.getxattr(writable / "in" / "large", "user.of") == b"mine"
+
+
 def test_a_second_rsync_moves_nothing(writable: Path, source: Path, tool: Tool) -> None:
     first = tool("rsync", "-a", "--itemize-changes", f"{source}/", writable / "copy")
     assert first.count(">f+++++++++") == 23

@@ -34,7 +34,6 @@ SETTINGS = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 HANDLES_MAX = 4
-OWN_XATTRS = "user.forebay."  # a mount tells of itself there
 # Nobody but `utime` makes these times: so they are known again wherever they show.
 TIMES_NS = (1, 999_999_999, 981_173_106_123_456_789, 1_234_567_890_000_000_001, 4_102_444_800_000_000_007)
 
@@ -446,7 +445,7 @@ def _same(what: str, on_subject: Callable[[], object], on_model: Callable[[], ob
 
 def _xattrs(path: str) -> Iterator[tuple[str, bytes]]:
     for name in sorted(os.listxattr(path)):
-        if name.startswith("user.") and not name.startswith(OWN_XATTRS):
+        if name.startswith("user."):
             yield name, os.getxattr(path, name)
 
 
