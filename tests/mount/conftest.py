@@ -118,7 +118,7 @@ def writable(written_root: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def store_words(kind: str, name: str, folder: Path, request: pytest.FixtureRequest) -> list[str]:
-    """What `fs mount` is told of a new place of a kind: "file", "hdfs", or a write mode, for a bucket."""
+    """What `fs mount` is told of a new place of a kind: "file", "hdfs", "attributes", or a write mode, for a bucket."""
     if kind == "file":
         (folder / name).mkdir()
         return [f"file://{folder / name}"]
@@ -128,7 +128,8 @@ def store_words(kind: str, name: str, folder: Path, request: pytest.FixtureReque
         return [f"{hdfs.url}/{name}"]
     s3: SeaweedS3 = request.getfixturevalue("s3")
     s3.make_bucket(name)
-    return [f"s3://{name}/", "--write-mode", kind, *s3_options(s3)]
+    words = ["--option", "s3.attributes=true"] if kind == "attributes" else ["--write-mode", kind]
+    return [f"s3://{name}/", *words, *s3_options(s3)]
 
 
 def time_step_ns(kind: str) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import botocore.session
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -136,6 +137,32 @@ open(f"{argv[1]}/d/f", "w").close()
     child(code, mounted())
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
     assert modes == {"d": 0o755, "e": 0o755, "private": 0o700, "f": 0o644}
+
+
+@pytest.mark.parametrize("mount_mode", ["attributes"])
+def test_attributes_are_metadata_of_objects_where_that_is_asked_for(
+    writable_mount: Path, s3: SeaweedS3, bucket: str, child: Child
+) -> None:
+    assert s3.request("PUT", f"/{bucket}/only/of/keys", b"x")[0] == 200
+    code = """
+fd = os.open(f"{argv[1]}/f", os.O_WRONLY | os.O_CREAT, 0o600)
+os.write(fd, b"bytes")
+os.close(fd)
+os.utime(f"{argv[1]}/f", ns=(0, 981_173_106_123_456_789))
+os.chmod(f"{argv[1]}/f", 0o640)
+os.mkdir(f"{argv[1]}/private", 0o700)
+for folder in "private", "only", "only/of":
+    os.chmod(f"{argv[1]}/{folder}", 0o750)
+    os.utime(f"{argv[1]}/{folder}", ns=(0, 1_000_000_000))
+"""
+    child(code, writable_mount)
+    keys = {"aws_access_key_id": s3.access_key, "aws_secret_access_key": s3.secret_key}
+    client = botocore.session.Session().create_client("s3", "us-east-1", endpoint_url=s3.endpoint, **keys)
+    headers = client.head_object(Bucket=bucket, Key="f")["Metadata"]
+    assert headers["mode"] == str(0o100640)
+    assert headers["mtime"] == "981173106.123456789"
+    assert {"uid", "gid"} <= set(headers)
+    assert child("print(os.listdir(argv[1]))", writable_mount / "only" / "of").stdout == b"['keys']\n"
 
 
 @pytest.mark.parametrize("way", MODES)
