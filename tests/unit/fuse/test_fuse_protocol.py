@@ -453,8 +453,9 @@ async def test_extended_attributes_tell_where_a_file_comes_from(kernel: Kernel) 
 
 async def test_statfs_shows_the_cache(kernel: Kernel) -> None:
     _, payload = await kernel.ask(Opcode.STATFS)
-    blocks, free, *_ = abi.STATFS_OUT.unpack(payload)
+    blocks, free, _, inodes, free_inodes, *_ = abi.STATFS_OUT.unpack(payload)
     assert 0 < free <= blocks
+    assert (inodes, free_inodes) == (0, 0), "else `df -i` says that they are used up"
 
 
 # ---------------------------------------------------------------- going away

@@ -389,7 +389,7 @@ class Operations:
     def statfs(self, request: Request) -> Answer:
         """STATFS: of the cache, which is what can run full here."""
         capacity, free = self._fs.statfs()
-        return wire.pack_statfs(capacity, free, len(self.nodes))
+        return wire.pack_statfs(capacity, free)
 
     def getxattr(self, request: Request) -> Answer:
         """GETXATTR: what Forebay knows of a file, as `user.forebay.*`, and what users have set."""
