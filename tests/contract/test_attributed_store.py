@@ -50,6 +50,7 @@ class TestAttributedMemoryStoreOfWhichNothingIsKept(StoreContract, AttributesCon
 class TestAttributedFolder(StoreContract, FolderStoreContract, FreshnessContract, AttributesContract, RenamingContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
+    empty_folders_go = False
 
     @pytest.fixture
     async def store(self, tmp_path: Path, kept: KeptAttributes) -> AsyncIterator[Store]:
@@ -69,6 +70,7 @@ class TestFolderOfWhichLinksAreKept(
 ):
     odd_keys = ()
     names_of_files_and_folders_meet = False
+    empty_folders_go = False
 
     @pytest.fixture
     async def store(self, tmp_path: Path, kept: KeptAttributes) -> AsyncIterator[Store]:

@@ -16,6 +16,7 @@ from forebay.testing.ceph import Ceph
 from forebay.testing.freshness_contract import FreshnessContract
 from forebay.testing.parts_contract import PartsContract
 from forebay.testing.store_contract import StoreContract
+from forebay.types import Attributes
 
 _numbers = itertools.count()
 
@@ -76,3 +77,9 @@ class TestCephGatewayStoreWithAttributes(AttributesContract):
         store = S3Store(bucket, parse(options_of(ceph) | {"s3.attributes": "true"}), deadline_s=20)
         yield store
         await store.close()
+
+    async def test_a_folder_that_was_no_object_becomes_one_that_keeps_them(self, store: S3Store) -> None:
+        await store.put("d/k", b"x")
+        asked = Attributes(mode=0o710, mtime_ns=1_234_567_890_123_456_789)
+        await store.set_attributes("d/", asked)
+        self.assert_kept(await store.head("d/"), asked)

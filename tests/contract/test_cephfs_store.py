@@ -49,6 +49,7 @@ def store(ceph: Ceph, connected: CephFsStore) -> CephFsStore:
 class TestCephFsStore(StoreContract, FolderStoreContract, RenamingContract, AttributesContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
+    empty_folders_go = False
     renaming_keeps_versions = False  # they are made of ctime, which a rename changes
     owner = (12_345, 54_321)
 

@@ -18,6 +18,7 @@ from forebay.testing.store_contract import StoreContract
 class TestLocalStore(StoreContract, FolderStoreContract, RenamingContract, AttributesContract, FreshnessContract):
     odd_keys = ()
     names_of_files_and_folders_meet = False
+    empty_folders_go = False
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:

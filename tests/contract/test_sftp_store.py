@@ -60,6 +60,7 @@ class TestSftpStore(FillBehind, StoreContract, FolderStoreContract, RenamingCont
     tells_changes_within_a_second = False
     odd_keys = ()
     names_of_files_and_folders_meet = False
+    empty_folders_go = False
 
     async def leftovers(self, store: Store) -> list[str]:
         return [str(file) for file in self.served.rglob(".forebay*")]

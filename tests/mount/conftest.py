@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from forebay.testing.daemons import RunForebay, forebay_command, temporary_home
+from forebay.testing.hdfs import Hdfs
 from forebay.testing.seaweed import SeaweedS3
 
 Child = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -74,13 +75,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedS3]:
         yield server
 
 
-# Where a program that writes is tried: on a plain disk, and in a bucket that is mounted with such a write mode.
-WRITE_MODES = ["disk", "through", "back"]
+# Where a program that writes is tried: on a plain disk, in a bucket that is mounted with such a write mode, and in a
+# folder of this machine and one of HDFS, which rename by themselves.
+WRITE_MODES = ["disk", "through", "back", "file", "hdfs"]
 
 
 @pytest.fixture(scope="module", params=WRITE_MODES)
 def write_mode(request: pytest.FixtureRequest) -> str:
-    """How what is written gets to where it stays; "disk": there is no mount."""
+    """How what is written gets to where it stays, or what keeps it; "disk": there is no mount."""
     return str(request.param)
 
 
@@ -92,15 +94,13 @@ def written_root(
     if write_mode == "disk":
         yield tmp_path_factory.mktemp("written")
         return
-    s3: SeaweedS3 = request.getfixturevalue("s3")  # a plain disk needs none
-    bucket = f"written-{write_mode}"
-    s3.make_bucket(bucket)
     with temporary_home() as home:
         mnt = home.parent / "mnt"
         mnt.mkdir()
+        store = store_words(write_mode, f"written-{write_mode}", home.parent, request)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
         for words in (
-            ("fs", "mount", "/written", f"s3://{bucket}/", "--write-mode", write_mode, *s3_options(s3)),
+            ("fs", "mount", "/written", *store),
             ("fuse", "mount", str(mnt), "/written"),
         ):
             subprocess.run(
@@ -115,6 +115,26 @@ def writable(written_root: Path, request: pytest.FixtureRequest) -> Path:
     folder = written_root / str(request.node.name)
     folder.mkdir()
     return folder
+
+
+def store_words(kind: str, name: str, folder: Path, request: pytest.FixtureRequest) -> list[str]:
+    """What `fs mount` is told of a new place of a kind: "file", "hdfs", "attributes", or a write mode, for a bucket."""
+    if kind == "file":
+        (folder / name).mkdir()
+        return [f"file://{folder / name}"]
+    if kind == "hdfs":
+        hdfs: Hdfs = request.getfixturevalue("hdfs")  # started for those that ask for it
+        hdfs.web("PUT", f"/{name}", "MKDIRS")
+        return [f"{hdfs.url}/{name}"]
+    s3: SeaweedS3 = request.getfixturevalue("s3")
+    s3.make_bucket(name)
+    words = ["--option", "s3.attributes=true"] if kind == "attributes" else ["--write-mode", kind]
+    return [f"s3://{name}/", *words, *s3_options(s3)]
+
+
+def time_step_ns(kind: str) -> int:
+    """How finely such a place keeps times."""
+    return 1_000_000 if kind == "hdfs" else 1
 
 
 def s3_options(s3: SeaweedS3) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from forebay.stores.registry import open_store
 from forebay.testing.daemons import RunForebay, daemon_pid, wait_until
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.slowproxy import SlowProxy
-from mount.conftest import Child, Reader
+from mount.conftest import Child, Reader, s3_options
 
 READ = "sys.stdout.buffer.write(open(argv[1], 'rb').read())"
 SLOW = "print('begun', flush=True); open(argv[1], 'rb').read()"
@@ -170,3 +171,55 @@ def test_what_is_cached_reads_while_the_store_is_away(
         assert child(READ, far / name).stdout == name.encode() * 33_000
     failed = forebay("fs", "mount", "/again", "s3://far/", "--option", f"s3.endpoint={proxy.endpoint}")
     assert failed.code == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MiB: room for a journal, and for little else."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "forebay-test", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+FILL = """
+with open(argv[1] + '/kept', 'wb') as file: file.write(b'kept')
+fd = os.open(argv[1] + '/large', os.O_WRONLY | os.O_CREAT)
+written = 0
+try:
+    while written < 64 << 20: written += os.write(fd, b'x' * (1 << 20))
+except OSError as error: print(errno.errorcode[error.errno])
+try: os.close(fd)
+except OSError as error: assert error.errno == errno.ENOSPC  # its record may find no room, too
+print(written, os.stat(argv[1] + '/large').st_size)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root")
+@pytest.mark.parametrize("mode", ["through", "back", "lazy"])
+def test_a_full_local_disk_is_told_by_the_write_and_what_was_written_before_is_in_the_store(
+    s3: SeaweedS3,
+    forebay: RunForebay,
+    mnt: Path,
+    child: Child,
+    small_disk: Path,
+    mode: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket = f"full-{mode}"
+    s3.make_bucket(bucket)
+    monkeypatch.setenv("FOREBAY_WRITES_DIR", str(small_disk / "writes"))
+    assert forebay("fs", "mount", "/f", f"s3://{bucket}/", "--write-mode", mode, *s3_options(s3)).code == 0
+    assert forebay("fuse", "mount", str(mnt), "/f").code == 0
+    told, sizes = child(FILL, mnt).stdout.decode().splitlines()
+    written, size = map(int, sizes.split())
+    assert (told, size) == ("ENOSPC", written)
+    assert forebay("fs", "flush", "/f").code == 0
+    assert s3.request("GET", f"/{bucket}/kept") == (200, b"kept")
+    assert s3.request("GET", f"/{bucket}/large") == (200, b"x" * written)
+    child("os.unlink(argv[1])", mnt / "large")
+    child("with open(argv[1], 'wb') as file: file.write(b'x' * (8 << 20))", mnt / "again")
+    assert forebay("fs", "flush", "/f").code == 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import botocore.session
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -21,35 +22,35 @@ from forebay.testing.killing import MODES, Writer, check
 from forebay.testing.seaweed import SeaweedS3
 from forebay.testing.treemodel import SETTINGS, TreeMachine
 from forebay.units import MIB
-from mount.conftest import Child, Reader, s3_options
+from mount.conftest import Child, Reader, store_words, time_step_ns
 
 FSX_OPERATIONS = 3_000  # of each of two processes
 EXAMPLES = 10  # of the tree machine, each of 40 steps
 KILLS = 3  # of each way of writing
 LARGE = bytes(range(256)) * (24 * MIB // 256)  # goes in parts
 FSX_WAIT_S = 300.0
-Mounted = Callable[[str], Path]
+STORES = ["through", "back", "lazy", "file", "hdfs"]
 
 
 @pytest.fixture
-def bucket(s3: SeaweedS3, request: pytest.FixtureRequest) -> str:
-    """A bucket of the test's own."""
-    name = f"writing-{abs(hash(request.node.name)) % 10**10}"
-    s3.make_bucket(name)
-    return name
+def bucket(request: pytest.FixtureRequest) -> str:
+    """The name of a bucket of the test's own, which `writable_mount` makes."""
+    return f"writing-{abs(hash(request.node.name)) % 10**10}"
 
 
 @pytest.fixture(params=["through", "back", "lazy"])
 def mount_mode(request: pytest.FixtureRequest) -> str:
-    """The write mode of the mount."""
+    """The write mode of the mount of a bucket, or what else is mounted: see `store_words`."""
     return str(request.param)
 
 
 @pytest.fixture
-def writable_mount(forebay: RunForebay, s3: SeaweedS3, bucket: str, mnt: Path, mount_mode: str) -> Iterator[Path]:
-    """A bucket, mounted for writing in a home of its own."""
+def writable_mount(
+    forebay: RunForebay, bucket: str, mnt: Path, mount_mode: str, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """A bucket, or what else `mount_mode` says, mounted for writing in a home of its own."""
     for words in (
-        ("fs", "mount", "/b", f"s3://{bucket}", "--write-mode", mount_mode, *s3_options(s3)),
+        ("fs", "mount", "/b", *store_words(mount_mode, bucket, mnt.parent, request)),
         ("fuse", "mount", str(mnt), "/b"),
     ):
         ran = forebay(*words)
@@ -58,8 +59,10 @@ def writable_mount(forebay: RunForebay, s3: SeaweedS3, bucket: str, mnt: Path, m
     assert "Traceback" not in (mnt.parent / "home" / "daemon.log").read_text(), "the daemon met what nobody foresaw"
 
 
-def test_fsx_finds_nothing(writable_mount: Path) -> None:
-    command = [sys.executable, "-m", "forebay.testing.fsx", str(writable_mount), "--ops", str(FSX_OPERATIONS)]
+@pytest.mark.parametrize("mount_mode", STORES)
+def test_fsx_finds_nothing(writable_mount: Path, mount_mode: str) -> None:
+    operations = FSX_OPERATIONS // 6 if mount_mode == "hdfs" else FSX_OPERATIONS  # its writes take their time
+    command = [sys.executable, "-m", "forebay.testing.fsx", str(writable_mount), "--ops", str(operations)]
     ran = subprocess.run(
         [*command, "--seed", "7", "--processes", "2"], capture_output=True, text=True, timeout=FSX_WAIT_S, check=False
     )
@@ -80,10 +83,12 @@ def start_again(home: Path, forebay: RunForebay) -> None:
     assert ran.code == 0, ran.err
 
 
-def test_a_tree_on_a_mount_is_the_tree_on_a_disk(writable_mount: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mount_mode", STORES)
+def test_a_tree_on_a_mount_is_the_tree_on_a_disk(writable_mount: Path, tmp_path: Path, mount_mode: str) -> None:
     class OnMount(TreeMachine):
         subject_above, model_above = writable_mount, tmp_path
         without = frozenset({"exchange", "folder times"})
+        time_step_ns = time_step_ns(mount_mode)
 
     run_state_machine_as_test(
         OnMount, settings=settings(SETTINGS, max_examples=EXAMPLES, derandomize=True, database=None)
@@ -118,6 +123,46 @@ def test_a_link_in_a_folder_of_this_machine_is_followed_by_its_reader_and_by_nob
     assert forebay("fs", "cat", "/d/moved").out == str(secret).encode()
     assert not any(path.is_symlink() for path in folder.iterdir())
     assert (folder / "moved").read_text() == str(secret)
+
+
+def test_what_is_made_in_a_folder_of_this_machine_has_the_mode_that_the_maker_asked_for(
+    mounted: Callable[..., Path], folder: Path, child: Child
+) -> None:
+    code = """
+os.umask(0o022)
+os.makedirs(f"{argv[1]}/d/e")
+os.mkdir(f"{argv[1]}/private", 0o700)
+open(f"{argv[1]}/d/f", "w").close()
+"""
+    child(code, mounted())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+    assert modes == {"d": 0o755, "e": 0o755, "private": 0o700, "f": 0o644}
+
+
+@pytest.mark.parametrize("mount_mode", ["attributes"])
+def test_attributes_are_metadata_of_objects_where_that_is_asked_for(
+    writable_mount: Path, s3: SeaweedS3, bucket: str, child: Child
+) -> None:
+    assert s3.request("PUT", f"/{bucket}/only/of/keys", b"x")[0] == 200
+    code = """
+fd = os.open(f"{argv[1]}/f", os.O_WRONLY | os.O_CREAT, 0o600)
+os.write(fd, b"bytes")
+os.close(fd)
+os.utime(f"{argv[1]}/f", ns=(0, 981_173_106_123_456_789))
+os.chmod(f"{argv[1]}/f", 0o640)
+os.mkdir(f"{argv[1]}/private", 0o700)
+for folder in "private", "only", "only/of":
+    os.chmod(f"{argv[1]}/{folder}", 0o750)
+    os.utime(f"{argv[1]}/{folder}", ns=(0, 1_000_000_000))
+"""
+    child(code, writable_mount)
+    keys = {"aws_access_key_id": s3.access_key, "aws_secret_access_key": s3.secret_key}
+    client = botocore.session.Session().create_client("s3", "us-east-1", endpoint_url=s3.endpoint, **keys)
+    headers = client.head_object(Bucket=bucket, Key="f")["Metadata"]
+    assert headers["mode"] == str(0o100640)
+    assert headers["mtime"] == "981173106.123456789"
+    assert {"uid", "gid"} <= set(headers)
+    assert child("print(os.listdir(argv[1]))", writable_mount / "only" / "of").stdout == b"['keys']\n"
 
 
 @pytest.mark.parametrize("way", MODES)

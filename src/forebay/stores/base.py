@@ -167,7 +167,10 @@ class Store(Protocol):
         ...
 
     async def delete(self, key: str) -> None:
-        """Remove one object; a key that does not exist is no error (as on S3)."""
+        """Remove one object; a key that does not exist is no error (as on S3).
+
+        Where folders exist by themselves, those that it was in stay, but on some servers that fsspec speaks to.
+        """
         ...
 
     async def copy(self, source: str, target: str) -> ObjectMeta:

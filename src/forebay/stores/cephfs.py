@@ -111,7 +111,7 @@ class CephFsStore(WholeFiles):
     # ------------------------------------------------------------------ writing
 
     async def delete(self, key: str) -> None:
-        """See `Store.delete`; folders that become empty go too, as they do in S3."""
+        """See `Store.delete`."""
         await self._run(lambda files: files.delete(key))
 
     async def copy(self, source: str, target: str) -> ObjectMeta:

@@ -378,7 +378,7 @@ class CephFiles:
             return _meta(key, self._mount.stat(path))
 
     def delete(self, key: str) -> None:
-        """See `Store.delete`; folders that become empty go too, as they do in S3."""
+        """See `Store.delete`."""
         with self._translated(key, writing=True):
             try:
                 # A link itself goes, not the file that it leads to.
@@ -387,8 +387,6 @@ class CephFiles:
                     self._mount.remove_folder(path)
                 else:
                     self._mount.remove(path)
-                while (path := posixpath.dirname(path)) != b"/":
-                    self._mount.remove_folder(path)
             except (NotFound, FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
             except OSError as error:

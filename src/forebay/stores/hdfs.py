@@ -27,7 +27,6 @@ import hdfs_native
 from forebay.config.settings import Settings
 from forebay.errors import (
     Corrupt,
-    Denied,
     FsError,
     Invalid,
     IsADirectory,
@@ -142,7 +141,7 @@ class HdfsStore(WholeFiles):
             yield ListPage(objects, [] if recursive else list(folders), folders)
 
     async def delete(self, key: str) -> None:
-        """See `Store.delete`; folders that become empty go too, as they do in S3, but never the URL's own."""
+        """See `Store.delete`."""
         await self._calls.run(self._delete, key)
 
     async def copy(self, source: str, target: str) -> ObjectMeta:
@@ -412,9 +411,6 @@ class HdfsStore(WholeFiles):
             return
         with suppress(NotEmpty), self._translated(key, writing=True):
             client.delete(path)
-        with suppress(NotEmpty, Denied), self._translated(key, writing=True):  # an empty folder of others stays
-            while (path := path.rpartition("/")[0]) != self._root:
-                client.delete(path)
 
     # ------------------------------------------------------------------ errors
 

@@ -117,7 +117,7 @@ class LocalStore(WholeFiles):
             yield ListPage(objects, [] if recursive else list(folders), folders)
 
     async def delete(self, key: str) -> None:
-        """See `Store.delete`; folders that become empty go too, as they do in S3."""
+        """See `Store.delete`."""
         await self._run(self._delete, key)
 
     async def rename(self, source: str, target: str) -> None:
@@ -392,10 +392,6 @@ class LocalStore(WholeFiles):
                     os.rmdir(place)
                 else:
                     os.unlink(place)
-                path = os.path.dirname(place)
-                while path != self._root:
-                    os.rmdir(path)
-                    path = os.path.dirname(path)
             except (NotFound, FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
             except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 import obstore.store
 
 from forebay.config.settings import Settings
-from forebay.errors import Corrupt, FsError, Invalid, Unsupported
+from forebay.errors import Corrupt, FsError, Invalid, NotFound, Unsupported
 from forebay.stores import s3_attributes, s3_errors, s3_listing, s3_options
 from forebay.stores.base import Capabilities, ListPage, Opened
 from forebay.stores.http_calls import Request, Response
@@ -209,6 +209,8 @@ class S3Store:
     async def set_attributes(self, key: str, attributes: Attributes) -> None:
         """See `AttributesStore.set_attributes`: the object is copied onto itself, for metadata cannot be changed.
 
+        That of an empty folder is put anew, for it may be none yet, but only the beginning of keys.
+
         Tags stay, an access list (ACL) of its own does not.  The version of an object that was uploaded in parts is
         another one afterwards.  Where writes have no conditions, a change by others in that moment is lost.
 
@@ -217,16 +219,29 @@ class S3Store:
         """
         if not self.capabilities.attributes:
             raise Unsupported(f"{self.location}: attributes are kept with --option s3.attributes=true", path=key)
-        headers = (await self._http.calls.call(Request("HEAD", key))).headers
+        headers = await self._headers_for(key)
+        replaced = s3_attributes.replacing(key, headers, attributes)
+        if key.endswith("/") and headers.get("Content-Length", "0") == "0":
+            await self._http.calls.call(Request("PUT", key, headers=replaced, body=b""))
+            return
         meta = self.meta_in(key, headers)
         if meta.size > COPY_BYTES_MAX:
             raise Unsupported(f"{key!r} is larger than S3 copies at once (5 GiB)", path=key)
         write = self._http.write(key)
-        replacing = dict(s3_attributes.replacing(key, headers, attributes)) | dict(marked(write))
+        replacing = dict(replaced) | dict(marked(write))
         copying = (("x-amz-metadata-directive", "REPLACE"), *self._http.copy_source(key, meta.version))
         request = Request("PUT", key, headers=(*copying, *replacing.items()))
         condition = meta.version if self.capabilities.conditional_put and is_etag(meta.version) else None
         self._check_copied(await self._http.send_if(write, request, condition, if_absent=False), key)
+
+    async def _headers_for(self, key: str) -> Mapping[str, str]:
+        """What the store tells of an object; of a folder that is none, nothing."""
+        try:
+            return (await self._http.calls.call(Request("HEAD", key))).headers
+        except NotFound:
+            if key.endswith("/"):
+                return {}
+            raise
 
     def _check_copied(self, answer: Response, key: str) -> None:
         said = s3_errors.read_answer(500, answer.body)

@@ -110,8 +110,6 @@ def _file(name: str, given: Mapping[str, str]) -> str | None:
 class SftpTree(Tree):
     """A folder of an SFTP server.  See the module."""
 
-    removes_only_empty_folders = True
-
     def __init__(self, host: str, port: int, folder: str, options: SftpOptions, *, deadline_s: float) -> None:
         shown = f"[{host}]" if ":" in host else host
         where = shown if port == PORT else f"{shown}:{port}"

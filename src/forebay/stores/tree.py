@@ -66,7 +66,6 @@ class Tree(ABC):
     location: str  # see `Store.location`
     capabilities = Capabilities(multipart=True, folders=True)
     renames = True  # `move` replaces a file in one step
-    removes_only_empty_folders = False  # the server itself refuses to remove a folder that has entries
     absences_are_sure = False  # `stat` tells NotFound of a file only while the root is there
 
     @abstractmethod
@@ -304,7 +303,7 @@ class TreeStore:
             raise self._late(error) from error
 
     async def delete(self, key: str) -> None:
-        """See `Store.delete`; where the server can do it safely, folders that become empty go too."""
+        """See `Store.delete`."""
         await self._in_thread(self._delete, key)
 
     async def rename(self, source: str, target: str) -> None:
@@ -442,13 +441,6 @@ class TreeStore:
                 self._tree.remove_folder(self._checked(key[:-1]))
             elif isinstance(self._tree.stat(self._checked(key)), ObjectMeta):
                 self._tree.remove(key)
-            else:
-                return
-            folder = key.rstrip("/").rpartition("/")[0]
-            with suppress(FsError):  # not empty
-                while folder and self._tree.removes_only_empty_folders:
-                    self._tree.remove_folder(folder)
-                    folder = folder.rpartition("/")[0]
 
     # ------------------------------------------------------------------ threads
 

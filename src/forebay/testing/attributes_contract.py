@@ -87,6 +87,11 @@ class AttributesContract:
         await store.set_attributes("a/d/", Attributes(mode=0o750))
         self.assert_kept(await store.head("a/d/"), asked._replace(mode=0o750))
 
+    async def test_a_folder_without_an_object_of_its_own_takes_attributes(self, store: AttributesStore) -> None:
+        await store.put("d/k", b"x")
+        await store.set_attributes("d/", Attributes(mode=0o710, mtime_ns=TIME_NS))
+        assert bytes(memoryview(await store.get("d/k"))) == b"x"
+
     async def test_a_listing_tells_them_where_it_says_so(self, store: AttributesStore) -> None:
         if not store.capabilities.listed_attributes:
             pytest.skip("listings tell no attributes there")

@@ -319,7 +319,7 @@ class StoreContract(ReadingContract):
     """See the module."""
 
     streams_have_conditions = True  # not every emulator heeds those of an upload in parts
-    empty_folders_go = True  # with their last object, as they do in S3
+    empty_folders_go = True  # with their last object, as they do in S3; False where they exist by themselves
 
     async def assert_nothing_is_left(self, store: Store) -> None:
         """No objects, and no folders either but those that may stay."""
@@ -455,10 +455,14 @@ class StoreContract(ReadingContract):
             await store.delete(key)
         assert await keys_of(store, "", recursive=True) == ["a/1"]
 
-    async def test_a_folder_is_gone_with_its_last_object(self, store: Store) -> None:
+    async def test_folders_go_with_their_last_object_or_stay_by_themselves(self, store: Store) -> None:
         await store.put("a/b/c", b"x")
+        await store.put("a/d/", b"")
+        await store.delete("a/d/")
         await store.delete("a/b/c")
-        await self.assert_nothing_is_left(store)
+        assert await keys_of(store, "", recursive=True) == ([] if self.empty_folders_go else ["a/b/"])
+        await store.delete("a/b/")
+        assert await keys_of(store, "", recursive=True) == ([] if self.empty_folders_go else ["a/"])
 
     async def test_copy_has_the_same_bytes(self, store: Store) -> None:
         await store.put("from/a b+c", pattern(100_000))

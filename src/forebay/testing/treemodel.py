@@ -34,7 +34,6 @@ SETTINGS = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
 HANDLES_MAX = 4
-OWN_XATTRS = "user.forebay."  # a mount tells of itself there
 # Nobody but `utime` makes these times: so they are known again wherever they show.
 TIMES_NS = (1, 999_999_999, 981_173_106_123_456_789, 1_234_567_890_000_000_001, 4_102_444_800_000_000_007)
 
@@ -89,6 +88,7 @@ class TreeMachine(RuleBasedStateMachine):
     model_above: ClassVar[Path]
     # What the subject need not do as the model does: "exchange", "folder times".
     without: ClassVar[frozenset[str]] = frozenset()
+    time_step_ns: ClassVar[int] = 1  # what the subject keeps of times
 
     _numbers = itertools.count()
 
@@ -232,7 +232,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(at=picks, time_ns=st.sampled_from(TIMES_NS))
     def utime(self, at: Pick, time_ns: int) -> None:
         """To the nanosecond."""
-        path = self.there(at)
+        path, time_ns = self.there(at), self._kept(time_ns)
         self.both(f"utime {path}", lambda root: os.utime(f"{root}/{path}", ns=(time_ns, time_ns)))
 
     @rule(
@@ -333,6 +333,8 @@ class TreeMachine(RuleBasedStateMachine):
     def change_open(self, number: int, mode: int, time_ns: int) -> None:
         """fchmod(2) and futimens(3), as `cp -p` and `tar` do before they close."""
 
+        time_ns = self._kept(time_ns)
+
         def change(fd: int) -> tuple[int, int]:
             os.fchmod(fd, mode)
             os.utime(fd, ns=(time_ns, time_ns))
@@ -358,6 +360,9 @@ class TreeMachine(RuleBasedStateMachine):
         while self.handles:
             self._close(self.handles.pop())
         self.restart_subject()
+
+    def _kept(self, time_ns: int) -> int:
+        return time_ns - time_ns % self.time_step_ns
 
     def _name_of(self, number: int) -> str:
         """The name of an open file, or, if it has none, its last one."""
@@ -403,7 +408,7 @@ class TreeMachine(RuleBasedStateMachine):
             size=found.st_size if is_file or is_link else None,
             content=Path(path).read_bytes() if is_file else None,
             target=os.readlink(path) if is_link else None,
-            time_ns=found.st_mtime_ns if has_time and found.st_mtime_ns in TIMES_NS else None,
+            time_ns=found.st_mtime_ns if has_time and found.st_mtime_ns in map(self._kept, TIMES_NS) else None,
             xattrs=() if is_link else tuple(_xattrs(path)),
         )
 
@@ -440,7 +445,7 @@ def _same(what: str, on_subject: Callable[[], object], on_model: Callable[[], ob
 
 def _xattrs(path: str) -> Iterator[tuple[str, bytes]]:
     for name in sorted(os.listxattr(path)):
-        if name.startswith("user.") and not name.startswith(OWN_XATTRS):
+        if name.startswith("user."):
             yield name, os.getxattr(path, name)
 
 

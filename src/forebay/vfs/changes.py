@@ -85,11 +85,11 @@ class Changes(Drafting):
 
     async def _delete(self, mount: Mount, path: str, key: str) -> None:
         """Have the store remove a file."""
-        async with self._host.staying.without(path):
-            await self._uploader.recorder.settle()
-            await self._uploader.leaving.left(mount, key)
-            await self._host.metadata.foresee(paths.split(path)[0])
-            await self._host.metadata.answer(mount, mount.store.delete(key))
+        await self._host.staying.keep_above(path)
+        await self._uploader.recorder.settle()
+        await self._uploader.leaving.left(mount, key)
+        await self._host.metadata.foresee(paths.split(path)[0])
+        await self._host.metadata.answer(mount, mount.store.delete(key))
 
     async def _leave(self, draft: Draft) -> None:
         """The key of a draft is not its own any more: what the store may have of it there is to go."""
@@ -161,7 +161,7 @@ class Changes(Drafting):
     async def _rename_file(self, entry: FileEntry, there: Entry | None, target: str, target_key: str) -> None:
         source, mount, old_key = entry.path, entry.mount, entry.key
         if paths.split(source)[0] != paths.split(target)[0]:  # else the folder has the target, at least
-            await self._host.staying.keep_above(mount, source)
+            await self._host.staying.keep_above(source)
         await self._uploader.recorder.settle()
         for path in (source, target):
             await self._host.metadata.foresee(paths.split(path)[0])
@@ -255,7 +255,7 @@ class Changes(Drafting):
                     await self._uploader.storing.store(draft)
                     await self._tell_ours(draft)
             await self._uploader.recorder.settle()
-            await self._host.staying.keep_above(mount, source)
+            await self._host.staying.keep_above(source)
 
             async def carry() -> None:
                 await hold()  # those too that were begun meanwhile
@@ -308,7 +308,7 @@ class Changes(Drafting):
         if mount is not None:
             await self._uploader.leaving.left(mount, self._host.tree.locate(path).key, below=True)
         await self._host.writer.remove_marker(path)
-        await self._host.staying.keep_above(self._host.writer.writable(path)[0], path)
+        await self._host.staying.keep_above(path)
         self._host.staying.gone(path)
 
     async def symlink(self, path: str, target: str, owner: Posix) -> FileEntry:

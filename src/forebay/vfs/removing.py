@@ -58,13 +58,13 @@ async def remove(host: Host, path: str, *, recursive: bool, force: bool) -> int:
     for place in places:
         host.writer.check_writes(place)
     removed = 0
-    async with host.staying.without(path):
-        for draft in host.drafts.below(path):
-            removed += draft.base is None  # the others are counted as objects
-            await host.changes.unlink(draft.path)
-        for place in places:
-            removed += await host.writer.empty(place)
-            host.staying.gone(place)
+    await host.staying.keep_above(path)
+    for draft in host.drafts.below(path):
+        removed += draft.base is None  # the others are counted as objects
+        await host.changes.unlink(draft.path)
+    for place in places:
+        removed += await host.writer.empty(place)
+        host.staying.gone(place)
     if around is None:
         _remove_virtual(host.tree, path)
     return removed

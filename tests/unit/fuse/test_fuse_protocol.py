@@ -10,6 +10,7 @@ import pytest
 from forebay.errors import Busy, Unavailable
 from forebay.frontends.fuse import abi, backing, wire
 from forebay.frontends.fuse.abi import Opcode
+from forebay.types import Attributes
 from forebay.vfs.entries import FileEntry, MountOptions
 from fuse.conftest import Kernel, names_of, u32
 
@@ -437,9 +438,12 @@ async def test_a_folder_that_cannot_be_listed_is_an_error(kernel: Kernel, monkey
 
 async def test_extended_attributes_tell_where_a_file_comes_from(kernel: Kernel) -> None:
     node = await kernel.lookup(b"a")
-    names = b"user.forebay.url\0user.forebay.version\0user.forebay.cached_bytes\0"
-    assert await kernel.ask(Opcode.LISTXATTR, node, u32(1000, 0)) == (0, names)
-    assert await kernel.ask(Opcode.LISTXATTR, node, u32(0, 0)) == (0, u32(len(names), 0))
+    assert await kernel.ask(Opcode.LISTXATTR, node, u32(1000, 0)) == (0, b""), "who copies a file does not copy these"
+    entry = kernel.operations.node(node).entry
+    assert isinstance(entry, FileEntry)
+    await kernel.fs.kept.set(entry.mount.store.location, entry.key, Attributes(), xattrs={"user.one": b"1"})
+    assert await kernel.ask(Opcode.LISTXATTR, node, u32(1000, 0)) == (0, b"user.one\0")
+    assert await kernel.ask(Opcode.LISTXATTR, node, u32(0, 0)) == (0, u32(len(b"user.one\0"), 0))
     assert await kernel.ask(Opcode.LISTXATTR, node, u32(5, 0)) == (errno.ERANGE, b"")
     assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"user.forebay.url\0") == (0, b"mem://test/a")
     assert await kernel.ask(Opcode.GETXATTR, node, u32(99, 0) + b"user.forebay.cached_bytes\0") == (0, b"0")
@@ -449,8 +453,9 @@ async def test_extended_attributes_tell_where_a_file_comes_from(kernel: Kernel) 
 
 async def test_statfs_shows_the_cache(kernel: Kernel) -> None:
     _, payload = await kernel.ask(Opcode.STATFS)
-    blocks, free, *_ = abi.STATFS_OUT.unpack(payload)
+    blocks, free, _, inodes, free_inodes, *_ = abi.STATFS_OUT.unpack(payload)
     assert 0 < free <= blocks
+    assert (inodes, free_inodes) == (0, 0), "else `df -i` says that they are used up"
 
 
 # ---------------------------------------------------------------- going away

@@ -389,7 +389,7 @@ class Operations:
     def statfs(self, request: Request) -> Answer:
         """STATFS: of the cache, which is what can run full here."""
         capacity, free = self._fs.statfs()
-        return wire.pack_statfs(capacity, free, len(self.nodes))
+        return wire.pack_statfs(capacity, free)
 
     def getxattr(self, request: Request) -> Answer:
         """GETXATTR: what Forebay knows of a file, as `user.forebay.*`, and what users have set."""
@@ -417,12 +417,12 @@ class Operations:
         return _sized(value, size)
 
     def listxattr(self, request: Request) -> Answer:
-        """LISTXATTR."""
+        """LISTXATTR: what users have set; our own are not listed, for `mv` and `rsync -X` would try to set them."""
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         return self._listxattr(self.node(request.nodeid).entry, size)
 
     async def _listxattr(self, entry: Entry, size: int) -> Buffer:
-        names = (*(_XATTRS if isinstance(entry, FileEntry) else ()), *await self._fs.changes.xattrs(entry))
+        names = await self._fs.changes.xattrs(entry)
         return _sized(b"".join(name.encode("utf-8", "surrogateescape") + b"\0" for name in names), size)
 
 

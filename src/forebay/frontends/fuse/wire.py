@@ -219,10 +219,10 @@ def pack_attr_out(attr: bytes, attr_s: int = int(VALID_S_MAX)) -> bytes:
     return abi.ATTR_OUT.pack(attr_s, 0, 0) + attr
 
 
-def pack_statfs(capacity_bytes: int, free_bytes: int, names: int) -> bytes:
-    """`struct fuse_statfs_out` of a cache that size."""
+def pack_statfs(capacity_bytes: int, free_bytes: int) -> bytes:
+    """`struct fuse_statfs_out` of a cache that size.  Inodes are not counted: they never run out."""
     free = free_bytes // BLOCK_BYTES
-    return abi.STATFS_OUT.pack(capacity_bytes // BLOCK_BYTES, free, free, names, 0, BLOCK_BYTES, 255, BLOCK_BYTES, 0)
+    return abi.STATFS_OUT.pack(capacity_bytes // BLOCK_BYTES, free, free, 0, 0, BLOCK_BYTES, 255, BLOCK_BYTES, 0)
 
 
 _pack_dirent = abi.DIRENT.pack

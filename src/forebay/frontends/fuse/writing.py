@@ -298,12 +298,16 @@ class Writing:
         folder = self._names.node(request.nodeid).entry.path
         check_name(name)
         path = join(folder, name)
-        if self._fs.tree.locate(path).mount is None:
+        mount = self._fs.tree.locate(path).mount
+        if mount is None:
             raise ReadOnly(f"{folder} is no mount of a store; forebay fs mkdir makes folders there", path=path)
         await self._fs.mkdir(path)
         entry: Entry = await self._fs.stat(path)
-        if stat.S_IMODE(mode) != 0o755 or (request.uid, request.gid) != (os.getuid(), os.getgid()):
-            attributes = Attributes(stat.S_IMODE(mode), request.uid, request.gid)
+        attributes = Attributes(stat.S_IMODE(mode))
+        if not (is_ours := (request.uid, request.gid) == (os.getuid(), os.getgid())):
+            attributes = attributes._replace(uid=request.uid, gid=request.gid)
+        # Where folders exist by themselves, a new one has whatever mode the store gives it.
+        if not is_ours or attributes.mode != 0o755 or mount.store.capabilities.folders:
             entry = await self._fs.changes.set_attributes(path, attributes)
         return self._names.tell(folder, name, Found(entry, 1.0))
 
