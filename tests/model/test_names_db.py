@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hypothesis import settings
@@ -157,3 +157,22 @@ class NamesDbMachine(RuleBasedStateMachine):
 
 TestNamesDb = NamesDbMachine.TestCase
 TestNamesDb.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_a_listing_that_somebody_reads_is_kept_when_the_save_of_another_fails(tmp_path: Path) -> None:
+    clock = FakeClock()
+    db = NamesDb(tmp_path / "names.db", clock, "boot")
+    block = make_block([Row("a", 0, 0, "", None)])
+    assert block is not None
+    with db.transaction():
+        kept_id = db.save("/m", PLACES[0], [block], asked=Asked.at(clock, 0.0), hidden=0)
+    db.hold(kept_id)
+    with suppress(InterruptedError), db.transaction():
+        db.save("/m", PLACES[0], [], asked=Asked.at(clock, 0.0), hidden=0)
+        raise InterruptedError
+    with db.transaction():
+        db.let_go(kept_id)
+    kept = db.find("/m", PLACES[0])
+    db.close()
+    assert kept is not None
+    assert (kept.id, len(kept.stubs)) == (kept_id, 1)

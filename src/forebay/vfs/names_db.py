@@ -131,10 +131,12 @@ class NamesDb:
     def transaction(self) -> Iterator[None]:
         """All or nothing; what was done at its end outlives this process."""
         self._db.execute("BEGIN")
+        dead = self._dead.copy()
         try:
             yield
             self._db.execute("COMMIT")
         except BaseException:
+            self._dead = dead
             with contextlib.suppress(sqlite3.Error):  # a full disk has rolled it back by itself
                 self._db.execute("ROLLBACK")
             raise
