@@ -6,9 +6,12 @@ come one after another; it is never held while a store is waited for.  *Awaits*:
 *On crash*: see the journal.
 """
 
+import asyncio
 import contextlib
 import os
 from array import array
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -16,7 +19,7 @@ from forebay import failpoints
 from forebay.errors import FsError
 from forebay.vfs.content import SMALL_BYTES, Snapshot, differs, has_fine_times, sums_in, sums_of
 from forebay.vfs.drafts import Draft
-from forebay.vfs.journal import Journal
+from forebay.vfs.journal import Journal, Record
 from forebay.vfs.journal_format import BODY_MAX
 from forebay.vfs.records import fields_of
 from forebay.vfs.sending import Pool, offer_of
@@ -80,7 +83,7 @@ class Recorder:
                 sums = await self._pool(sums_of, content.fd)
             await self._pool(os.fdatasync, content.fd)
             await self._pool(self._staging.sync_names)
-        draft.record = await self._journal.append(f"{draft.id:x}", fields_of(draft, stamp.size), body)
+        await _replace(draft, self._journal.append(f"{draft.id:x}", fields_of(draft, stamp.size), body))
         draft.recorded = Snapshot(stamp, sums)
         self.drop_aside(draft)
         failpoints.hit("upload.recorded")
@@ -147,7 +150,7 @@ class Recorder:
             if not record.is_synced:
                 draft.record = self._journal.append_now(record.about, fields | unsynced_fields(record))
             elif fields != record.fields:
-                draft.record = await self._journal.amend(record, fields)
+                await _replace(draft, self._journal.amend(record, fields))
 
     async def retire(self, draft: Draft) -> bool:
         """The store has what was sent: the journal need not; False if it has something newer by now.
@@ -187,7 +190,9 @@ class Recorder:
         async with draft.recording:
             if (record := draft.record) is not None:
                 try:
-                    record = await self._journal.append(record.about, {"gone": True})
+                    record, _ = await _answer(
+                        self._journal.append(record.about, {"gone": True})
+                    )  # there is no way back
                 except FsError as error:
                     if not is_replaced:
                         raise
@@ -213,3 +218,24 @@ class Recorder:
         if draft.aside is not None:
             self._staging.remove(draft.aside)
             draft.aside = None
+
+
+async def _replace(draft: Draft, asked: Coroutine[Any, Any, Record]) -> None:
+    """What the journal answers is a draft's record, also if whoever waits for that is told to stop meanwhile.
+
+    The record before is not there any more then, and the draft must not go on with it.
+    """
+    draft.record, stop = await _answer(asked)
+    if stop is not None:
+        raise stop
+
+
+async def _answer(asked: Coroutine[Any, Any, Record]) -> tuple[Record, asyncio.CancelledError | None]:
+    """What the journal answers, and whether whoever waits for it was told to stop: it does what it was asked anyway."""
+    task, stop = asyncio.ensure_future(asked), None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            stop = error
+    return task.result(), stop

@@ -2,7 +2,10 @@
 
 import asyncio
 import shutil
+import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,3 +112,41 @@ async def test_who_may_not_wait_here_is_told_so(tmp_path: Path) -> None:
         assert rig.fs.uploader.sync_now(held.draft)
         for written in (*others, held):
             written.close()
+
+
+@pytest.mark.parametrize("what", ["recorded", "amended", "forgotten"])
+async def test_who_is_told_to_stop_while_the_journal_writes_leaves_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with Rig(tmp_path / "home") as rig:
+        await begin(rig, "back")
+        written = await opened(rig, "/s/a", SMALL)
+        draft, recorder = written.draft, rig.fs.uploader.recorder
+        if what != "recorded":
+            await rig.fs.uploader.flush(draft)
+        asked: Callable[[], Coroutine[Any, Any, None]] = {
+            "recorded": lambda: rig.fs.uploader.flush(draft),
+            "amended": lambda: recorder.amend(draft, base="other"),
+            "forgotten": lambda: recorder.forget(draft),
+        }[what]
+        syncing, go_on = threading.Event(), threading.Event()
+
+        def sync(fd: int) -> None:
+            syncing.set()
+            assert go_on.wait(30)
+
+        with monkeypatch.context() as patch:
+            sync_by(patch, sync)
+            asking = asyncio.ensure_future(asked())
+            await asyncio.to_thread(syncing.wait, 30)
+            asking.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.wait({asking})
+        assert asking.cancelled() == (what != "forgotten")
+        assert draft.is_gone == (what == "forgotten")
+        if what != "forgotten":
+            await recorder.amend(draft, base="another")
+            assert draft.record is not None
+            assert rig.fs.journal.body(draft.record) == SMALL
+        written.close()
