@@ -35,6 +35,23 @@ def rig_of(home: Path, *, renames: bool) -> RealRig:
     return RealRig(home) if renames else NoRenames(home)
 
 
+@contextlib.asynccontextmanager
+async def mounted(home: Path, data: Path, mode: str, *, renames: bool) -> AsyncIterator[RealRig]:
+    """A life in which the store is mounted."""
+    async with rig_of(home, renames=renames) as rig:
+        await rig.fs.mount("/s", f"file://{data}", MountOptions(write_mode=mode))
+        rig.fs.start()
+        yield rig
+
+
+def left_by(life: str, folder: Path, *words: object, renames: bool, point: str) -> dict[str, bytes]:
+    """What there is after a life that a kill ends at some point, and another one."""
+    home, data = prepared(folder)
+    child = ended(Path(__file__).stem, life, home, data, renames, *words, failpoint=point)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    return asyncio.run(finish(home, data, renames=renames))
+
+
 def change(name: str, wrap: Callable[..., Awaitable[object]], patch: pytest.MonkeyPatch | None = None) -> None:
     """Have a method of the store done by `wrap(method, ...)`, for good or as long as `patch` says."""
     method = getattr(LocalStore, name)
@@ -70,12 +87,10 @@ async def finish(home: Path, data: Path, *, renames: bool) -> dict[str, bytes]:
 # ------------------------------------------------------------------ files that the store never had, and kill -9
 
 
-async def rename_with_drafts(home: Path, data: Path, mode: str, renames: bool) -> None:
+async def rename_with_drafts(home: Path, data: Path, renames: bool, mode: str) -> None:
     """The child's life."""
     change("put", refuse_what_waits)
-    async with rig_of(home, renames=renames) as rig:
-        await rig.fs.mount("/s", f"file://{data}", MountOptions(write_mode=mode))
-        rig.fs.start()
+    async with mounted(home, data, mode, renames=renames) as rig:
         for name in ("1 new", "d/new"):
             await save(rig, f"/s/a/{name}", WAITS + name.encode())
         async with asyncio.timeout(30):
@@ -89,10 +104,7 @@ async def rename_with_drafts(home: Path, data: Path, mode: str, renames: bool) -
 def test_files_that_wait_to_be_sent_move_with_their_folder_though_a_kill_comes_between(
     tmp_path: Path, mode: str, renames: bool, point: str
 ) -> None:
-    home, data = prepared(tmp_path)
-    child = ended(Path(__file__).stem, "rename_with_drafts", home, data, mode, renames, failpoint=point)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    found = asyncio.run(finish(home, data, renames=renames))
+    found = left_by("rename_with_drafts", tmp_path, mode, renames=renames, point=point)
     assert found == MOVED | {f"b/c/{name}": WAITS + name.encode() for name in ("1 new", "d/new")}
 
 
@@ -101,9 +113,7 @@ def test_files_that_wait_to_be_sent_move_with_their_folder_though_a_kill_comes_b
 
 async def sync_meanwhile(home: Path, data: Path, renames: bool, who: str) -> None:
     """The child's life: a file is written and synced by who has it open, or opens it, or puts a whole one there."""
-    async with rig_of(home, renames=renames) as rig:
-        await rig.fs.mount("/s", f"file://{data}", MountOptions(write_mode="back"))
-        rig.fs.start()
+    async with mounted(home, data, "back", renames=renames) as rig:
         entry = await rig.stat_file("/s/a/1")
         opened = await rig.fs.changes.open(entry, truncate=False) if who == "had it open" else None
 
@@ -137,10 +147,7 @@ async def sync_meanwhile(home: Path, data: Path, renames: bool, who: str) -> Non
 def test_a_file_that_is_synced_while_its_folder_is_renamed_is_in_conflict_with_nobody_after_a_kill(
     tmp_path: Path, renames: bool, point: str, who: str
 ) -> None:
-    home, data = prepared(tmp_path)
-    child = ended(Path(__file__).stem, "sync_meanwhile", home, data, renames, who, failpoint=point)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    found = asyncio.run(finish(home, data, renames=renames))
+    found = left_by("sync_meanwhile", tmp_path, who, renames=renames, point=point)
     written = MOVED | {"b/c/1": WAITS + FILES["1"][len(WAITS) :]}
     assert found == (written if who == "had it open" else MOVED), "who comes meanwhile waits"
 
@@ -372,9 +379,7 @@ async def test_a_file_that_is_removed_while_its_folder_is_renamed_does_not_come_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: bool, name: str, after: bool, what: str
 ) -> None:
     home, data = prepared(tmp_path)
-    async with rig_of(home, renames=renames) as rig:
-        await rig.fs.mount("/s", f"file://{data}", MountOptions(write_mode="back"))
-        rig.fs.start()
+    async with mounted(home, data, "back", renames=renames) as rig:
         file = "new" if what == "waits" else "1"
         with contextlib.ExitStack() as stack:
             if what == "waits":
@@ -435,9 +440,7 @@ async def test_who_opens_a_file_for_writing_while_its_folder_is_renamed_writes_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: bool, begins: str
 ) -> None:
     home, data = prepared(tmp_path)
-    async with rig_of(home, renames=renames) as rig:
-        await rig.fs.mount("/s", f"file://{data}", MountOptions(write_mode="back"))
-        rig.fs.start()
+    async with mounted(home, data, "back", renames=renames) as rig:
         entry = await rig.stat_file("/s/a/1")
 
         async def write() -> None:
@@ -460,3 +463,25 @@ async def test_who_opens_a_file_for_writing_while_its_folder_is_renamed_writes_i
         assert all(isinstance(outcome, StaleVersion) for outcome in refused), "the kernel asks again then"
     found = await asyncio.to_thread(lambda: asyncio.run(finish(home, data, renames=renames)))
     assert found == MOVED | ({} if refused else {"b/c/1": WAITS + FILES["1"][len(WAITS) :]})
+
+
+async def test_a_file_that_is_created_while_its_folder_is_renamed_is_not_made_at_the_old_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, data = prepared(tmp_path)
+    async with mounted(home, data, "back", renames=True) as rig:
+        lookup, gate = rig.fs.lookup, Gate()
+
+        async def slow(folder: str, name: str, **options: bool) -> object:
+            found = await lookup(folder, name, **options)
+            if name == "new":
+                await gate.wait()
+            return found
+
+        monkeypatch.setattr(rig.fs, "lookup", slow)
+        creating = asyncio.create_task(rig.fs.changes.create("/s/a/new", None, exclusive=True))
+        await gate.came()
+        await rig.fs.changes.rename("/s/a", "/s/b/c")
+        [refused] = await gate.pass_through(creating)
+        assert isinstance(refused, StaleVersion), "the kernel asks again then"
+        assert list(rig.fs.drafts) == []

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -623,18 +622,6 @@ async def test_a_file_that_is_written_on_right_after_it_was_sent_is_not_in_confl
 
 
 # ------------------------------------------------------------------ a full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 40 MiB: room for a journal, and for little else."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "forebay-test", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(disk: Path, left_bytes: int = 0) -> None:

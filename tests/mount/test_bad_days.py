@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,18 +170,6 @@ def test_what_is_cached_reads_while_the_store_is_away(
         assert child(READ, far / name).stdout == name.encode() * 33_000
     failed = forebay("fs", "mount", "/again", "s3://far/", "--option", f"s3.endpoint={proxy.endpoint}")
     assert failed.code == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 40 MiB: room for a journal, and for little else."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "forebay-test", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 FILL = """

@@ -179,7 +179,7 @@ class Recorder:
         self.drop_aside(draft)
 
     async def forget(self, draft: Draft, *, is_replaced: bool = False) -> None:
-        """A draft has gone, and must not come back after a crash.
+        """A draft has gone, and must not come back after a crash: who is told to stop meanwhile has forgotten it too.
 
         Args:
             is_replaced: the store has something else in its place, so it goes even if the journal cannot say so yet.
@@ -190,9 +190,7 @@ class Recorder:
         async with draft.recording:
             if (record := draft.record) is not None:
                 try:
-                    record, _ = await _answer(
-                        self._journal.append(record.about, {"gone": True})
-                    )  # there is no way back
+                    record, _ = await _answer(self._journal.append(record.about, {"gone": True}))
                 except FsError as error:
                     if not is_replaced:
                         raise

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from forebay.stores.posix import posix_of
-from forebay.testing.disks import sync_by
+from forebay.testing.disks import Waiting, sync_by
 from forebay.testing.rig import Rig
 from forebay.vfs.drafts import OpenDraft
 from forebay.vfs.journal_format import BODY_MAX
@@ -129,19 +128,13 @@ async def test_who_is_told_to_stop_while_the_journal_writes_leaves_what_it_has(
             "amended": lambda: recorder.amend(draft, base="other"),
             "forgotten": lambda: recorder.forget(draft),
         }[what]
-        syncing, go_on = threading.Event(), threading.Event()
-
-        def sync(fd: int) -> None:
-            syncing.set()
-            assert go_on.wait(30)
-
         with monkeypatch.context() as patch:
-            sync_by(patch, sync)
+            disk = Waiting(patch)
             asking = asyncio.ensure_future(asked())
-            await asyncio.to_thread(syncing.wait, 30)
+            await asyncio.to_thread(disk.has_come.wait, 30)
             asking.cancel()
             await asyncio.sleep(0)
-            go_on.set()
+            disk.go_on.set()
             await asyncio.wait({asking})
         assert asking.cancelled() == (what != "forgotten")
         assert draft.is_gone == (what == "forgotten")

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from forebay.clock import FakeClock
 from forebay.errors import Denied, FsError, Invalid, NoSpace
-from forebay.testing.disks import sync_by
+from forebay.testing.disks import Waiting, sync_by
 from forebay.units import MIB
 from forebay.vfs import journal_disk, journal_log, unsynced_log
 from forebay.vfs.journal import Journal, Record
@@ -155,20 +155,14 @@ async def test_a_record_that_need_not_be_synced_waits_for_nothing_and_outlasts_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = opened(tmp_path / "j")
-    syncing, go_on = threading.Event(), threading.Event()
-
-    def sync(fd: int) -> None:
-        syncing.set()
-        assert go_on.wait(30)
-
     with monkeypatch.context() as patch:
-        sync_by(patch, sync)
+        disk = Waiting(patch)
         appending = asyncio.ensure_future(journal.append("/a", {"n": 1}))
-        await asyncio.to_thread(syncing.wait)  # the thread waits for the disk
+        await asyncio.to_thread(disk.has_come.wait)  # the thread waits for the disk
         unsynced = journal.append_now("/b\udcff\n", {"n": [2]})
         assert not unsynced.is_synced
         shutil.copytree(tmp_path / "j", tmp_path / "killed")
-        go_on.set()
+        disk.go_on.set()
         assert (await appending).is_synced
     await journal.close()
     assert [record.about for record in await left_in(tmp_path / "killed")] == ["/b\udcff\n"]
@@ -319,13 +313,12 @@ async def test_nobody_writes_by_itself_while_the_thread_has_something_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = await quick(tmp_path)
-    go_on = threading.Event()
     with monkeypatch.context() as patch:
-        sync_by(patch, lambda fd: go_on.wait(30))
+        disk = Waiting(patch)
         appending = asyncio.ensure_future(journal.append("/a", {}))
         await asyncio.sleep(0)
         assert journal.append_here("/b", {}, b"") is None
-        go_on.set()
+        disk.go_on.set()
         first = await appending
     await idle(journal)
     second = journal.append_here("/b", {}, b"")

@@ -47,11 +47,13 @@ class BusyWait:
         return bool(self._poll.poll(0))
 
     def _look(self) -> bool:
-        if not self.has_come():
-            self._on_spare()
         now = began = self._clock.monotonic()
+        is_there = self.has_come()
+        if not is_there:
+            self._on_spare()
+            now = began = self._clock.monotonic()  # what that took says nothing of the processor
         while True:
-            if self._poll.poll(0):
+            if is_there or self.has_come():
                 self._penalty >>= 1  # one request that comes in time is no sign yet that all will
                 return True
             os.sched_yield()  # a reader on this very processor must get on
