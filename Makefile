@@ -78,7 +78,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check servers
-	$(BIN)/pytest --numprocesses 2 --dist loadfile  # most tests wait for servers: two at a time take little more than half the time
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 2  # most tests wait for servers: two at a time take little more than half the time
 
 # A group of its own, in no other: what it installs is larger than all the rest, and takes a second or ten to import.
 test-frameworks: $(VENV)/.frameworks fuse

@@ -3,6 +3,7 @@
 And a real HDFS, one for all tests, since it takes a few seconds to start.
 """
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -17,14 +18,33 @@ from forebay.testing.daemons import CommandRan, RunForebay, forebay_command, tem
 from forebay.testing.hdfs import Hdfs
 
 COMMAND_WAIT_S = 60.0
+CLEAN_UP_S = 180.0  # the most that a test, and after the last one every server, may take to clean up
 
 collect_ignore = ["frameworks"]  # unless they are named: gigabytes to install, see `make test-frameworks`
 
 
-def pytest_sessionstart() -> None:
+_own_stderr = pytest.StashKey[int]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Have children end on SIGINT as in a terminal: a shell's background jobs, and xdist's workers, ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    with session.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        session.config.stash[_own_stderr] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """End the process, with a traceback, if a test hangs while it cleans up: its timeout may have been used up.
+
+    xdist reports that test as failed and goes on with another process, a few times (`--max-worker-restart`).
+    """
+    faulthandler.dump_traceback_later(CLEAN_UP_S, exit=True, file=item.config.stash[_own_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

@@ -527,9 +527,15 @@ async def test_a_conflict_that_is_met_again_after_a_crash_is_kept_once(rig: Writ
     await rig.save("/s/f", b"ours", truncate=True)
     await rig.put("s", "f", b"theirs")
     rig.up()
+    ended = asyncio.get_running_loop().create_future()
+
+    async def append(*_: object) -> None:
+        await ended
+
     retired: list[object] = []
-    rig.fs.journal.retire, rig.fs.journal.append = retired.append, never  # type: ignore[method-assign,assignment]
+    rig.fs.journal.retire, rig.fs.journal.append = retired.append, append  # type: ignore[method-assign,assignment]
     await rig.until(lambda: len(rig.memory("s")._objects) == 2)
+    ended.cancel()  # who waits for the journal waits until it has answered: here, until all ends
     await rig.restart()
     rig.fs.start()
     await rig.settled()
