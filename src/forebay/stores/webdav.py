@@ -8,8 +8,10 @@ the answer's version and range are what was asked for.
 """
 
 import ssl
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,8 @@ from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.tree import THREADS, Entry, Tree, TreeStore
 from forebay.stores.urls import refuse_credentials
 from forebay.types import Buffer, ByteRange, FolderMeta, ObjectMeta
+
+LOCK_WAITS_S = (0.01, 0.03, 0.1, 0.3)  # a folder is locked as long as one request takes; a user's lock stays
 
 _OPTIONS = OptionNames(
     "WebDAV",
@@ -206,10 +210,26 @@ class WebdavTree(Tree):
         names = key.split("/")
         with self._translated(key):
             for depth in range(1, len(names) + 1):
-                with suppress(dav.ResourceAlreadyExists, dav.ResourceConflict):  # told apart below
-                    self._client.mkdir(self._path("/".join(names[:depth])))
+                self._make_one("/".join(names[:depth]))
             if isinstance(self.stat(key), ObjectMeta):
                 raise NotADirectory(f"{self.location}: {key!r}: a file stands where a folder is needed", path=key)
+
+    def _make_one(self, key: str) -> None:
+        """Make a folder, whose parent is there, unless it is there; the caller finds out if a file is.
+
+        Of two that make it at once, servers in Go tell the second that it is locked: a moment later it is there.
+        """
+        for wait_s in (*LOCK_WAITS_S, None):
+            try:
+                self._client.mkdir(self._path(key))
+            except (dav.ResourceAlreadyExists, dav.ResourceConflict):
+                return
+            except dav.HTTPError as error:
+                if error.status_code != HTTPStatus.LOCKED or wait_s is None:
+                    raise
+                time.sleep(wait_s)
+            else:
+                return
 
     def remove_folder(self, key: str) -> None:
         """See `Tree.remove_folder`; DELETE takes all that is in a folder, so it is looked into right before."""

@@ -5,7 +5,7 @@ import pytest
 
 from forebay.errors import NotFound
 from forebay.stores.base import FolderStore, Store
-from forebay.testing.store_contract import pages_of
+from forebay.testing.store_contract import keys_of, pages_of, put_many
 from forebay.types import Buffer, FolderMeta, ObjectMeta
 
 
@@ -25,6 +25,12 @@ class FolderStoreContract:
         found = await store.stat("a/b")
         assert isinstance(found, ObjectMeta)
         assert found == await store.head("a/b")
+
+    async def test_files_put_at_once_into_folders_that_are_not_there_yet_all_arrive(self, store: Store) -> None:
+        keys = [f"{turn}/{folder}/{name}" for turn in range(4) for folder in ("a/b", "a/b/c") for name in range(8)]
+        for start in range(0, len(keys), 16):
+            await put_many(lambda key: self.fill(store, key, b"x"), keys[start : start + 16])
+        assert sorted(await keys_of(store, "", recursive=True)) == sorted(keys)
 
     async def test_stat_of_a_folder_says_whose_it_is(self, store: FolderStore) -> None:
         await self.fill(store, "a/b/c", b"x")
