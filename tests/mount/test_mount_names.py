@@ -107,3 +107,26 @@ assert sorted(found) == [f"{number:04}" for number in range(3000)], len(found)
 assert len(os.listdir(argv[1])) == 1500
 """
     child(code, mnt, folder)
+
+
+def test_when_a_refresh_has_returned_the_kernel_asks_anew_for_every_name_below(
+    forebay: RunForebay, folder: Path, mnt: Path, child: Child
+) -> None:
+    for number in range(2_000):
+        (folder / f"{number:04}").touch()
+    assert forebay("fs", "mount", "/data", f"file://{folder}", "--freshness", "immutable").code == 0
+    assert forebay("fuse", "mount", str(mnt), "/data").code == 0
+    code = """
+from pathlib import Path
+from forebay.daemon.client import Client
+client = Client(Path(os.environ['FOREBAY_HOME']) / 'daemon.sock')
+names, stale = sorted(os.listdir(argv[1])), 0
+for turn in range(1, 6):
+    for name in names:
+        os.stat(f'{argv[1]}/{name}')
+        os.truncate(f'{argv[2]}/{name}', turn)
+    client.call('POST', '/v1/fs/refresh', {'path': '/data'})
+    stale += os.stat(f'{argv[1]}/{names[-1]}').st_size != turn
+print(stale)
+"""
+    assert child(code, mnt, folder).stdout == b"0\n"

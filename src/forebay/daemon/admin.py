@@ -50,6 +50,7 @@ from forebay.vfs.load import LoadEvent
 from forebay.vfs.load_names import NamesEvent
 from forebay.vfs.modes import ModeEvent, change_modes, touch
 from forebay.vfs.moving import MoveEvent, Moves
+from forebay.vfs.views import shown
 
 log = structlog.get_logger()
 
@@ -119,7 +120,7 @@ class Admin:
         await self._moves.close()
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._translate])
+        app = web.Application(middlewares=[self._translate, self._show])
         fs = self._fs
         simple: list[tuple[str, str, Simple]] = [
             ("GET", "status", self._status),
@@ -178,6 +179,14 @@ class Admin:
         except Exception as error:  # noqa: BLE001 - the outermost boundary: a bug ends this request only
             return self._refuse(self._unexpected(request, error))
 
+    @web.middleware
+    async def _show(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """End the answer when local folders show what was changed."""
+        answer = await handler(request)
+        if request.method != "GET":
+            await shown(self._fs.views)
+        return answer
+
     def _unexpected(self, request: web.Request, error: Exception) -> FsError:
         log.error("admin.crashed", request=request.path, exc_info=error)
         return FsError(f"unexpected {type(error).__name__} in the daemon; see {names.log_path(self._settings.home)}")
@@ -218,7 +227,6 @@ class Admin:
                 raise
             except Exception as error:  # noqa: BLE001 - as outermost, and the status has been sent
                 await answer.write(self._error_line(self._unexpected(request, error)))
-        await answer.write_eof()
         return answer
 
     async def _until_stop(self, batches: AsyncGenerator[Sequence[Json], None]) -> AsyncGenerator[Sequence[Json], None]:

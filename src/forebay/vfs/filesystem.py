@@ -11,7 +11,7 @@ are of its version, or an error.
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -52,6 +52,7 @@ from forebay.vfs.staging import Staging
 from forebay.vfs.staying import Staying
 from forebay.vfs.tree import OpenStore, Tree
 from forebay.vfs.uploader import Uploader
+from forebay.vfs.views import REFRESHED_WITHIN_S, View, shown
 from forebay.vfs.writer import Writer
 
 log = structlog.get_logger()
@@ -83,7 +84,7 @@ class FileSystem:
         )
         self.orders = Orders(self, window_max=settings.readahead_bytes, memory_bytes=settings.memory_bytes // 4)
         self.on_change: list[Callable[[str, bool], None]] = []
-        self.views: list[Callable[[], Awaitable[object]]] = []  # of kernel mounts: returns when one shows what was told
+        self.views: list[View] = []  # of kernel mounts
         self.local_folders: LocalFolders = tuple  # who shows some, says where
         self.links = Links(self)
         self.on_settle: list[Callable[[str, str, FileEntry], None]] = []  # path and version of a draft, its new version
@@ -483,6 +484,7 @@ class FileSystem:
         self.metadata.doubt(folder, name)
         self.tell(path)
         await self.metadata.settle()
+        await shown(self.views, within_s=REFRESHED_WITHIN_S)
         await self.stat(path)
 
     # ------------------------------------------------------------------ the shape of the tree

@@ -4,8 +4,6 @@
 *Invariants*: a handle is of one version, or of what is being written; what a call opened is in its session, or closed.
 """
 
-import asyncio
-import contextlib
 import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -23,9 +21,9 @@ from forebay.vfs.entries import Entry, FileEntry, is_link
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.modes import touch
 from forebay.vfs.openfile import OpenFile
+from forebay.vfs.views import shown
 
 ROWS = 2 * FILES_MAX  # entries of a listing in one frame
-TOLD_WITHIN_S = 0.5  # a local folder that nobody waits in shows a change within a millisecond
 
 
 class Answer(NamedTuple):
@@ -83,16 +81,10 @@ class Calls:
 
         async def change(caller: Caller, fields: Json, data: bytes) -> Answer:
             answer = await call(caller, fields, data)
-            await self._told()
+            await shown(self._fs.views)
             return answer
 
         return change
-
-    async def _told(self) -> None:
-        """Return when local folders show what was changed, or do not because somebody there waits for a store."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TOLD_WITHIN_S):
-                await asyncio.gather(*(told() for told in self._fs.views))
 
     # ------------------------------------------------------------------ names
 
@@ -190,7 +182,7 @@ class Calls:
         else:
             opened = await self._fs.changes.open(await self._file(path, None), truncate=truncates)
         self._fs.tell(opened.draft.path, below=False)  # the program writes the local file by itself
-        await self._told()
+        await shown(self._fs.views)
         return opened
 
     def _opened(self, caller: Caller, file: AnyFile, path: str, *, append: bool) -> Answer:
