@@ -25,6 +25,7 @@ from forebay.errors import (
     IsADirectory,
     NotADirectory,
     NotEmpty,
+    NotFound,
     Unsupported,
 )
 from forebay.stores.base import AttributesStore
@@ -280,19 +281,28 @@ class Changes(Drafting):
                 await carry()
 
     async def _carry_along(self, source: str, target: str) -> None:
-        """The store has finished a rename that was interrupted: what is written there and not sent moves too.
-
-        Which version its store has of it now is not known: that it is ours is told by its bytes, when it is sent.
-        """
+        """The store has finished a rename that was interrupted: what is written there and not sent moves too."""
         key = self._host.tree.locate(target).key
         for draft in self._table.below(source):
             async with draft.lock:
-                if not draft.content.is_whole or draft.is_ended or not paths.is_within(draft.path, source):
-                    continue  # of the first kind, only a store that has its version can tell what it holds
-                await self._uploader.recorder.own(draft)
-                draft.stored = None
+                if draft.is_ended or not paths.is_within(draft.path, source):
+                    continue
                 rest = draft.path[len(source) :]
-                await self._uploader.move(draft, target + rest, key + rest, draft.base, draft.offered)
+                carry = self._carry_whole if draft.content.is_whole else self._carry_part
+                await carry(draft, target + rest, key + rest)
+
+    async def _carry_whole(self, draft: Draft, path: str, key: str) -> None:
+        """Which version its store has of it now is not known: that it is ours is told by its bytes, when it is sent."""
+        await self._uploader.recorder.own(draft)
+        draft.stored = None
+        await self._uploader.move(draft, path, key, draft.base, draft.offered)
+
+    async def _carry_part(self, draft: Draft, path: str, key: str) -> None:
+        """What is not here of it is what its store has moved, if that looks so; else it will be in conflict."""
+        with contextlib.suppress(NotFound):
+            meta = await draft.mount.store.head(key)
+            if draft.meta is not None and meta.size == draft.meta.size:
+                await self._uploader.moved(draft, path, meta)
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty folder.
