@@ -356,10 +356,10 @@ def gated(patch: pytest.MonkeyPatch, name: str, *, after: bool, of: object = Loc
     """A method of the store waits before or after it has done its work."""
     method, gate = getattr(of, name), Gate()
 
-    async def waiting(*words: object) -> object:
-        done = await method(*words) if after else None
+    async def waiting(*words: object, **options: object) -> object:
+        done = await method(*words, **options) if after else None
         await gate.wait()
-        return done if after else await method(*words)
+        return done if after else await method(*words, **options)
 
     patch.setattr(of, name, waiting)
     return gate

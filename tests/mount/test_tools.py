@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -379,3 +380,40 @@ again.load_weights(argv[1] + '/model.weights.h5')
 print(again.get_weights()[0].sum())
 """
     assert child(code, writable).stdout == b"64.0\n64.0\n"
+
+
+def test_who_works_in_a_folder_while_one_above_is_renamed_finds_all_that_he_made(writable: Path, child: Child) -> None:
+    work = """
+import select
+os.chdir(argv[1])
+print("here", flush=True)
+made = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    os.mkdir(f"folder{made}", 0o700)
+    os.symlink("there", f"link{made}")
+    open(f"file{made}", "x").close()
+    os.chmod(f"file{made}", 0o600)
+    os.chmod("old", 0o600 + made % 8)
+    made += 1
+print(made)
+"""
+    look = """
+os.chdir(argv[1] + "/4/d")
+made = int(argv[2])
+expected = {f"{kind}{number}" for kind in ("folder", "link", "file") for number in range(made)}
+assert set(os.listdir()) == expected | {"old"} | set(map(str, range(50)))
+assert {os.stat(f"folder{number}").st_mode & 0o777 for number in range(made)} == {0o700}
+assert {os.stat(f"file{number}").st_mode & 0o777 for number in range(made)} == {0o600}
+assert os.stat("old").st_mode & 0o777 == 0o600 + (made - 1) % 8
+assert os.listdir(argv[1]) == ["4"]
+"""
+    folder = writable / "1" / "d"
+    child("os.makedirs(argv[1])\nfor name in [*range(50), 'old']: open(f'{argv[1]}/{name}', 'w').close()", folder)
+    with Reader(work, folder) as worker:
+        assert worker.line() == "here"
+        for number in range(1, 4):
+            time.sleep(0.3)  # who meets two renames by one call may be told so
+            child("os.rename(argv[1], argv[2])", writable / str(number), writable / str(number + 1))
+        made = int(worker.end())
+    child(look, writable, str(made))
+    assert made > 0

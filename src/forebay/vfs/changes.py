@@ -25,6 +25,8 @@ from forebay.errors import (
     IsADirectory,
     NotADirectory,
     NotEmpty,
+    NotFound,
+    StaleVersion,
     Unsupported,
 )
 from forebay.stores.base import AttributesStore
@@ -143,6 +145,7 @@ class Changes(Drafting):
     async def _rename(
         self, source: str, target: str, target_key: str, replace: bool, progress: Progress | None
     ) -> None:
+        await self._turns.changes_below(source)
         entry = await self._host.stat(source)
         there = (await self._host.lookup(*paths.split(target))).entry
         if there is not None and not replace:
@@ -243,9 +246,8 @@ class Changes(Drafting):
         source, mount = entry.path, entry.mount
         assert mount is not None
         source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
-        await self._turns.changes_below(source)
         if there is not None:
-            await self.rmdir(target)
+            await self._rmdir(target)
         async with self._uploader.still(source) as hold:
             self._refuse_interrupted(mount, source_key, target_key)
             for key in (source_key, target_key):
@@ -258,6 +260,7 @@ class Changes(Drafting):
             await self._host.staying.keep_above(source)
 
             async def carry() -> None:
+                await self._move_kept(mount, source_key, target_key)
                 await hold()  # those too that were begun meanwhile
                 for draft in self._table.below(source):
                     rest = draft.path[len(source) :]
@@ -280,19 +283,72 @@ class Changes(Drafting):
                 await carry()
 
     async def _carry_along(self, source: str, target: str) -> None:
-        """The store has finished a rename that was interrupted: what is written there and not sent moves too.
-
-        Which version its store has of it now is not known: that it is ours is told by its bytes, when it is sent.
-        """
-        key = self._host.tree.locate(target).key
+        """The store has finished a rename that was interrupted: what is written there and not sent moves too."""
+        mount, key = self._host.tree.locate(target)
+        if mount is not None:
+            await self._move_kept(mount, self._host.tree.locate(source).key, key)
         for draft in self._table.below(source):
             async with draft.lock:
-                if not draft.content.is_whole or draft.is_ended or not paths.is_within(draft.path, source):
-                    continue  # of the first kind, only a store that has its version can tell what it holds
-                await self._uploader.recorder.own(draft)
-                draft.stored = None
+                if draft.is_ended or not paths.is_within(draft.path, source):
+                    continue
                 rest = draft.path[len(source) :]
-                await self._uploader.move(draft, target + rest, key + rest, draft.base, draft.offered)
+                carry = self._carry_whole if draft.content.is_whole else self._carry_part
+                await carry(draft, target + rest, key + rest)
+
+    async def _carry_whole(self, draft: Draft, path: str, key: str) -> None:
+        """Which version its store has of it now is not known: that it is ours is told by its bytes, when it is sent."""
+        await self._uploader.recorder.own(draft)
+        draft.stored = None
+        await self._uploader.move(draft, path, key, draft.base, draft.offered)
+
+    async def _carry_part(self, draft: Draft, path: str, key: str) -> None:
+        """What is not here of it is what its store has moved, if that looks so; else it will be in conflict."""
+        with contextlib.suppress(NotFound):
+            meta = await draft.mount.store.head(key)
+            if draft.meta is not None and meta.size == draft.meta.size:
+                await self._uploader.moved(draft, path, meta)
+
+    async def _move_kept(self, mount: Mount, source_key: str, target_key: str) -> None:
+        """What Forebay keeps of files goes along with their folder, where the store has not seen to it."""
+        if not isinstance(mount.store, AttributedStore):
+            await self._host.kept.move_below(mount.store.location, source_key + "/", target_key + "/")
+
+    @contextlib.asynccontextmanager
+    async def _unmoved(self, path: str) -> AsyncIterator[bool]:
+        """What is at a path, or above it, is not renamed meanwhile.  Given: was an interrupted rename finished first?
+
+        Raises:
+            StaleVersion: it was, until now; whoever looks again finds what the path shows.
+            FsError: the store failed.
+        """
+        async with self._turns.change(path, itself=True) as has_waited:
+            if has_waited:
+                raise StaleVersion(f"{path} was being renamed; look again", path=path)
+            yield await self.settle_renames(path)
+
+    async def mkdir(self, path: str, attributes: Attributes | None = None) -> FolderEntry:
+        """Make an empty folder in a mount.
+
+        Raises:
+            AlreadyExists, NotFound, NotADirectory, ReadOnly, FsError.
+            StaleVersion: a folder above was renamed meanwhile; whoever looks again finds what the path shows.
+        """
+        mount, key = self._host.writer.writable(path)
+        folder, name = paths.split(path)
+        async with self._unmoved(path):
+            await self._host.has_folder(folder, False)
+            if (await self._host.lookup(folder, name)).entry is not None:
+                raise AlreadyExists(f"{path} exists already", path=path)
+            await self._host.writer.make_marker(mount, key + "/")
+            self._host.staying.made(path)
+            entry = FolderEntry(path, mount, self._host.now_ns())
+            self._host.metadata.learn(mount, folder, name, entry)
+            self._host.metadata.learn_empty(mount, path, key + "/")
+            await self._host.metadata.settle()
+            self._host.tell(path)
+            if attributes is not None:
+                entry = cast(FolderEntry, await self._set_attributes(mount, entry, key, attributes))
+            return entry
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty folder.
@@ -303,10 +359,15 @@ class Changes(Drafting):
         mount = self._host.tree.locate(path).mount
         if mount is not None and mount.path != path:
             self._host.writer.writable(path)
+        async with self._turns.change(path):
+            await self._rmdir(path)
+
+    async def _rmdir(self, path: str) -> None:
         if self._table.has_below(path):
             raise NotEmpty(f"{path} is not empty", path=path)
+        mount, key = self._host.tree.locate(path)
         if mount is not None:
-            await self._uploader.leaving.left(mount, self._host.tree.locate(path).key, below=True)
+            await self._uploader.leaving.left(mount, key, below=True)
         await self._host.writer.remove_marker(path)
         await self._host.staying.keep_above(path)
         self._host.staying.gone(path)
@@ -348,17 +409,31 @@ class Changes(Drafting):
         return {} if kept is None else kept.xattrs
 
     async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
-        """Set an attribute of a file or folder, or take it away."""
+        """Set an attribute of a file or folder, or take it away.
+
+        Raises:
+            NotFound, ReadOnly, FsError.
+            StaleVersion: a folder above was renamed meanwhile; whoever looks again finds what the path shows.
+        """
         mount, key = self._host.writer.writable(entry.path)
-        if await self.settle_renames(entry.path):
-            await self._host.stat(entry.path)
-        await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
+        try:
+            async with self._unmoved(entry.path) as may_be_gone:
+                if may_be_gone:
+                    await self._host.stat(entry.path)
+                key = _kept_key(entry, key)
+                await self._host.kept.set(mount.store.location, key, Attributes(), xattrs={name: value})
+        except StaleVersion:
+            draft = self._table.of(entry) if isinstance(entry, FileEntry) else None
+            if draft is None or draft.path == entry.path:
+                raise
+            await self.set_xattr(draft.entry(), name, value)  # who has it open goes on with it
 
     async def set_attributes(self, path: str, wanted: Attributes) -> Entry:
         """Change modes, owner or time; the entry as it is then.
 
         Raises:
             NotFound, ReadOnly, Unsupported, FsError.
+            StaleVersion: it was renamed meanwhile, or a folder above; whoever looks again finds what the path shows.
         """
         mount, key = self._host.writer.writable(path)
         draft = self._table.find(path)
@@ -366,10 +441,12 @@ class Changes(Drafting):
             draft.amend(wanted)
             await self._uploader.amend(draft)
             return draft.entry()
-        await self.settle_renames(path)
-        entry = await self._host.stat(path)
+        async with self._unmoved(path):
+            return await self._set_attributes(mount, await self._host.stat(path), key, wanted)
+
+    async def _set_attributes(self, mount: Mount, entry: Entry, key: str, wanted: Attributes) -> Entry:
         if not mount.store.capabilities.attributes:
-            raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
+            raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=entry.path)
         store = cast(AttributesStore, mount.store)
         await self._host.metadata.answer(mount, store.set_attributes(_kept_key(entry, key), wanted))
         return await self._restat(mount, entry, key, wanted)

@@ -214,11 +214,15 @@ class PatchedContent:
 
     def rebase(self, size: int, read_base: ReadBase, close_base: Callable[[], None]) -> None:
         """What was sent has become a version of `size` bytes: what is not here is read from that from now on."""
-        self._close_base()
-        self._read_base, self._close_base = read_base, close_base
+        self.follow(read_base, close_base)
         with self._lock:
             self._base_stop = min(size, self._late_stop)
             self._changed, self._late = self._late, Spans()
+
+    def follow(self, read_base: ReadBase, close_base: Callable[[], None]) -> None:
+        """The version that is not here has another place: it is read there from now on."""
+        self._close_base()
+        self._read_base, self._close_base = read_base, close_base
 
     def without_base(self, cached: int) -> tuple["PatchedContent", "Spans"]:
         """The same, to be sent once more and not to be closed, if the version it began with has gone.

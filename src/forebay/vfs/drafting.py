@@ -73,6 +73,14 @@ class Host(Protocol):
         """`name` in a folder."""
         ...
 
+    async def has_folder(self, path: str, parents: bool) -> bool:
+        """Check the folder above a new name; make it if `parents`."""
+        ...
+
+    def now_ns(self) -> int:
+        """The time, nanoseconds since 1970."""
+        ...
+
     def source(self, entry: FileEntry) -> Source:
         """Where the cache finds an entry's bytes."""
         ...

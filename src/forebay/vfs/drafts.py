@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from weakref import WeakValueDictionary
 
 from forebay.cache.pagefile import Descriptor
+from forebay.errors import StaleVersion
 from forebay.paths import is_within, split
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer, ObjectMeta, Posix
@@ -187,7 +188,12 @@ class OpenDraft:
 
     async def read(self, offset: int, size: int) -> Buffer:
         """See `OpenFile.read`."""
-        return await self.draft.content.read(offset, size)
+        try:
+            return await self.draft.content.read(offset, size)
+        except StaleVersion:
+            async with self.draft.lock:  # who renames it holds this until the rest is read at its new place
+                pass
+            return await self.draft.content.read(offset, size)
 
     def close(self) -> None:
         """Give it back."""

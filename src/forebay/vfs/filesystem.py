@@ -24,7 +24,7 @@ from forebay.cache.policy import Dataset
 from forebay.cache.throttle import background_share
 from forebay.clock import Clock
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound
+from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound, StaleVersion
 from forebay.stores.registry import open_store
 from forebay.types import Buffer, ByteRange
 from forebay.units import MIB
@@ -513,16 +513,14 @@ class FileSystem:
             return
         if entry is not None:
             raise AlreadyExists(f"{path} exists already", path=path)
-        mount, key = self.tree.locate(path)
-        if mount is None:
+        if self.tree.locate(path).mount is None:
             self.tree.add_folder(path)
-        else:
-            await self.writer.make_marker(mount, key + "/")
-            self.staying.made(path)
-            self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
-            self.metadata.learn_empty(mount, path, key + "/")
-            await self.metadata.settle()
-        self.tell(path)
+            self.tell(path)
+            return
+        try:
+            await self.changes.mkdir(path)
+        except StaleVersion:  # a folder above was renamed meanwhile: look again
+            await self.mkdir(path, parents=parents)
 
     async def has_folder(self, path: str, parents: bool) -> bool:
         """Check the folder above a new name; make it if `parents`."""

@@ -112,6 +112,13 @@ class Storing:
         while draft.has_new_attributes:
             await self._finish(draft)
 
+    def follow(self, draft: Draft) -> None:
+        """The store has a draft's version at another place by now: what is not here is read there."""
+        if isinstance(draft.content, PatchedContent):
+            assert draft.meta is not None
+            base = self._host.open_version(file_entry(draft.path, draft.mount, draft.meta))
+            draft.content.follow(base.read, base.close)
+
     # ------------------------------------------------------------------ bytes
 
     async def _send(self, draft: Draft, *, may_change: bool) -> None:

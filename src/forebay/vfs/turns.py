@@ -1,8 +1,8 @@
-"""Whose turn it is where a folder is renamed: who removes a file of it, or begins to write one that the store has,
-comes before that or after it, and never in between.
+"""Whose turn it is where a folder is renamed: who removes a file of it, begins to write one that the store has, changes
+attributes or makes a folder comes before that or after it, and never in between.
 
 Else a file could be copied by the rename and then be removed at its old place only, or be opened at its old place and
-found there by nobody.
+found there by nobody; and a new folder would bring the old place back.
 
 *Callers*: what changes names, on the loop.  *Locks*: this is one; a change that waits for its turn holds up no rename.
 *Awaits*: others' turns.  *On crash*: nothing is kept.
@@ -42,7 +42,7 @@ class Turns:
 
     @contextlib.contextmanager
     def rename(self, source: str, target: str) -> Iterator[None]:
-        """A rename of a file or a folder; who renames a folder waits for `changes_below`, too."""
+        """A rename of a file or a folder; who renames waits for `changes_below`, too."""
         with _taken(self._renames, source, target):
             try:
                 yield
@@ -60,15 +60,15 @@ class Turns:
             self._looks.remove(look)
 
     @contextlib.asynccontextmanager
-    async def change(self, path: str) -> AsyncIterator[bool]:
-        """No folder that a path lies in is renamed meanwhile.  Given: was one, until now?"""
-        has_waited = await _until_none(self._renames, partial(_is_below, path))
+    async def change(self, path: str, *, itself: bool = False) -> AsyncIterator[bool]:
+        """No folder that a path lies in is renamed meanwhile, nor it `itself`.  Given: was one, until now?"""
+        has_waited = await _until_none(self._renames, partial(is_within if itself else _is_below, path))
         with _taken(self._changes, path):
             yield has_waited
 
-    async def changes_below(self, folder: str) -> None:
-        """Return when nobody changes anything below a folder any more who had begun before this rename of it."""
-        await _until_none(self._changes, lambda place: is_within(place, folder))
+    async def changes_below(self, path: str) -> None:
+        """Return when nobody changes anything at or below a path any more who had begun before this rename of it."""
+        await _until_none(self._changes, lambda place: is_within(place, path))
 
     async def renames_at(self, path: str) -> None:
         """Return when nothing is renamed any more at, above or below a path."""

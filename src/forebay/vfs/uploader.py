@@ -337,6 +337,7 @@ class Uploader:
         """Show a held draft where its store has the object by now."""
         self._table.move(draft, path, meta.key)
         draft.base, draft.meta = meta.version, meta
+        self.storing.follow(draft)
         try:
             await self.recorder.amend(draft)
         except FsError as error:  # the store has moved it: there is no way back

@@ -21,7 +21,7 @@ from forebay.paths import check_name, join
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer, Posix
 from forebay.vfs.drafts import OpenDraft, is_draft
-from forebay.vfs.entries import Entry, FileEntry, Found, is_link
+from forebay.vfs.entries import FileEntry, Found, is_link
 from forebay.vfs.filesystem import FileSystem
 
 _AT_ONCE_BYTES = 256 * 1024  # written here and now: less than a hand-over to a thread costs
@@ -301,14 +301,12 @@ class Writing:
         mount = self._fs.tree.locate(path).mount
         if mount is None:
             raise ReadOnly(f"{folder} is no mount of a store; forebay fs mkdir makes folders there", path=path)
-        await self._fs.mkdir(path)
-        entry: Entry = await self._fs.stat(path)
         attributes = Attributes(stat.S_IMODE(mode))
         if not (is_ours := (request.uid, request.gid) == (os.getuid(), os.getgid())):
             attributes = attributes._replace(uid=request.uid, gid=request.gid)
         # Where folders exist by themselves, a new one has whatever mode the store gives it.
-        if not is_ours or attributes.mode != 0o755 or mount.store.capabilities.folders:
-            entry = await self._fs.changes.set_attributes(path, attributes)
+        is_told = not is_ours or attributes.mode != 0o755 or mount.store.capabilities.folders
+        entry = await self._fs.changes.mkdir(path, attributes if is_told else None)
         return self._names.tell(folder, name, Found(entry, 1.0))
 
     def unlink(self, request: Request) -> Answer:
