@@ -346,3 +346,50 @@ with forebay.FileSystem().open("/b/f", "r+b") as file:
 os.close(fd)
 """
     assert child(code, writable_mount).stdout == b"4\n"
+
+
+SHOWN = """
+for line in sorted(f"{os.path.basename(path)} {found.st_mode:o} {found.st_uid} {found.st_mtime_ns}"
+                   for path in (entry.path for entry in os.scandir(argv[1])) for found in [os.lstat(path)]):
+    print(line)
+"""
+
+
+@pytest.mark.parametrize("mount_mode", ["attributes", "through", "file"])
+def test_attributes_show_the_same_to_who_lists_first_and_in_the_next_daemon(
+    writable_mount: Path, forebay: RunForebay, forebay_home: Path, child: Child
+) -> None:
+    code = """
+for name, mode in ("a", 0o755), ("b", 0o600):
+    open(f"{argv[1]}/{name}", "w").close()
+    os.chmod(f"{argv[1]}/{name}", mode)
+os.utime(f"{argv[1]}/a", ns=(0, 981_173_106_000_000_000))
+os.chown(f"{argv[1]}/b", 1000, 1000)
+os.symlink("a", f"{argv[1]}/link")
+"""
+    child(code, writable_mount)
+    before = child(SHOWN, writable_mount).stdout.splitlines()
+    assert [line.split()[1] for line in before] == [b"100755", b"100600", b"120777"]
+    assert before[0].endswith(b" 981173106000000000")
+    assert forebay("fs", "refresh", "/b").code == 0
+    assert child(SHOWN, writable_mount).stdout.splitlines() == before
+    kill_daemon(forebay_home, forebay)
+    assert child(SHOWN, writable_mount).stdout.splitlines() == before
+
+
+@pytest.mark.parametrize("mount_mode", [*STORES, "attributes"])
+def test_who_lists_a_folder_is_told_what_is_a_link(writable_mount: Path, forebay: RunForebay, child: Child) -> None:
+    code = """
+os.mkdir(f"{argv[1]}/in")
+os.symlink("in", f"{argv[1]}/to folder")
+os.symlink("nothing", f"{argv[1]}/to nothing")
+"""
+    types = """
+print(sorted((entry.name, entry.is_symlink(), entry.is_dir()) for entry in os.scandir(argv[1])))
+"""
+    told = [("in", False, True), ("to folder", True, True), ("to nothing", True, False)]
+    child(code, writable_mount)
+    assert child(types, writable_mount).stdout.decode() == f"{told}\n"
+    assert forebay("fs", "refresh", "/b").code == 0
+    for _ in range(2):
+        assert child(types, writable_mount).stdout.decode() == f"{told}\n"

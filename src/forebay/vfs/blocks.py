@@ -4,12 +4,13 @@ A block holds what the store said of up to `BLOCK_ENTRIES` names.  It never chan
 """
 
 import json
+import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from forebay.types import FolderMeta, ObjectMeta, Posix
-from forebay.vfs.entries import Entry, FileEntry
+from forebay.vfs.entries import Entry, FileEntry, type_of_file
 
 BLOCK_ENTRIES = 1_000  # about a page of a store's listing: 70 KB on disk
 FOLDER = -1  # in place of a folder's size
@@ -111,6 +112,12 @@ class Block:
     def is_folder(self, index: int) -> bool:
         """Is that entry a folder?"""
         return self._sizes[index] == FOLDER
+
+    def file_type(self, index: int) -> int:
+        """S_IFDIR, S_IFLNK or S_IFREG."""
+        if self._sizes[index] == FOLDER:
+            return stat.S_IFDIR
+        return stat.S_IFREG if self._posix is None else type_of_file(self._posix[index])
 
     def position(self, name: str) -> int | None:
         """The index of a name."""

@@ -90,9 +90,19 @@ class FolderEntry(NamedTuple):
 Entry = FileEntry | FolderEntry
 
 
+def type_of_file(posix: Posix | None) -> int:
+    """S_IFLNK or S_IFREG."""
+    return stat.S_IFLNK if posix is not None and stat.S_ISLNK(posix.mode) else stat.S_IFREG
+
+
+def file_type(entry: Entry) -> int:
+    """S_IFDIR, S_IFLNK or S_IFREG."""
+    return stat.S_IFDIR if isinstance(entry, FolderEntry) else type_of_file(entry.posix)
+
+
 def is_link(entry: Entry) -> bool:
     """Is it a symbolic link?"""
-    return entry.posix is not None and stat.S_ISLNK(entry.posix.mode)
+    return file_type(entry) == stat.S_IFLNK
 
 
 def file_entry(path: str, mount: Mount, meta: ObjectMeta) -> FileEntry:

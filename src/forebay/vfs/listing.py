@@ -25,7 +25,7 @@ from forebay.vfs.blocks import (
     folder_row,
     make_block,
 )
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Mount, file_type
 
 _DOTS = frozenset(("", ".", ".."))
 Wait = Callable[[int], Awaitable[None]]
@@ -266,16 +266,16 @@ class Listing:
             index += len(some)
             yield some
 
-    def names(self, start: int) -> list[tuple[str, bool]]:
-        """The names of one block from `start` on, and whether each is a folder; empty at the end of what is ready."""
+    def names(self, start: int) -> list[tuple[str, int]]:
+        """The names of one block from `start` on, each with its file type; empty at the end of what is ready."""
         if start < len(self.fixed):
-            return [(name, isinstance(entry, FolderEntry)) for name, entry in self.fixed[start:]]
+            return [(name, file_type(entry)) for name, entry in self.fixed[start:]]
         number = bisect_right(self._starts, start) - 1
         block = self._block(number) if start < self._count else None
         if block is None:
             return []
         first = start - self._starts[number]
-        return [(block.names[index], block.is_folder(index)) for index in range(first, len(block))]
+        return [(block.names[index], block.file_type(index)) for index in range(first, len(block))]
 
     def part(self, start: int) -> "Part":
         """What lies in one block from `start` on; nothing at the end of what is ready."""

@@ -22,11 +22,12 @@ from forebay.config.settings import Settings
 from forebay.errors import FsError, NotFound, TimedOut, Unavailable
 from forebay.paths import is_within, join, split
 from forebay.stores.base import FolderStore, ListPage
-from forebay.types import ObjectMeta
+from forebay.types import FolderMeta, ObjectMeta
 from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, Mount, file_entry, folder_entry
 from forebay.vfs.folders import Folder, FolderCache, Known
 from forebay.vfs.listing import Listing, Moment, StoredListing
 from forebay.vfs.names import Names
+from forebay.vfs.told import Told, is_silent
 from forebay.vfs.walkahead import WalkAhead
 from forebay.vfs.walked import Walked
 
@@ -58,6 +59,7 @@ class Metadata:
         self._changed_turn = 0  # and what began before this, of before a write of ours
         self.folders = FolderCache(settings.metadata_entries)
         self.names = Names(settings.home / NAMES_FILE, clock, in_memory_max=self._listed_max)
+        self._told = Told(clock, self._ask_head)
         self._recalls: dict[str, asyncio.Task[None]] = {}
         self._walks = WalkAhead()
         self._listings: dict[str, _Running] = {}
@@ -160,9 +162,10 @@ class Metadata:
         return Found(entry, max(0.0, folder.mount.ttl_s - (self._clock.monotonic() - began.at)))
 
     async def _head_and_list(self, folder: Folder, key_prefix: str, name: str) -> Entry | None:
+        below = f"{key_prefix}{name}/"
         answers = await asyncio.gather(
             self._head(folder, key_prefix, name),
-            self._first_page(folder.mount, f"{key_prefix}{name}/"),
+            self._first_page(folder.mount, below),
             return_exceptions=True,
         )
         file, page = answers
@@ -172,7 +175,8 @@ class Metadata:
             raise page
         if page is None:
             return file
-        return folder_entry(join(folder.path, name), folder.mount, page.folder_metas.get(f"{key_prefix}{name}/"))
+        meta = page.folder_metas.get(below) or await self._marker(folder.mount, below)
+        return folder_entry(join(folder.path, name), folder.mount, meta)
 
     async def _stat(self, folder: Folder, key_prefix: str, name: str) -> Entry | None:
         self.store_requests += 1
@@ -187,13 +191,25 @@ class Metadata:
         return folder_entry(path, folder.mount, meta)
 
     async def _head(self, folder: Folder, key_prefix: str, name: str) -> FileEntry | None:
-        self.store_requests += 1
-        key = key_prefix + name
         try:
-            meta = await self.answer(folder.mount, folder.mount.store.head(key))
+            meta = await self._ask_head(folder.mount, key_prefix + name)
         except NotFound:
             return None
         return file_entry(join(folder.path, name), folder.mount, meta)
+
+    async def _marker(self, mount: Mount, prefix: str) -> FolderMeta | None:
+        """What the object of a folder says of it, where listings do not."""
+        if not is_silent(mount):
+            return None
+        try:
+            meta = await self._ask_head(mount, prefix)
+        except NotFound:
+            return None
+        return FolderMeta(meta.mtime_ns, meta.posix)
+
+    async def _ask_head(self, mount: Mount, key: str) -> ObjectMeta:
+        self.store_requests += 1
+        return await self.answer(mount, mount.store.head(key))
 
     async def _first_page(self, mount: Mount, prefix: str) -> ListPage | None:
         """The first page of a folder; None if there is no such folder."""
@@ -257,7 +273,7 @@ class Metadata:
         try:
             async with contextlib.aclosing(self.pages(mount, listing.prefix)) as pages:
                 async for page in pages:
-                    listing.add_page(page)
+                    listing.add_page(await self._told.page(mount, page))
                     if len(listing) > self._listed_max and listing not in self._wanted:
                         # Too large to list for the sake of lookups alone.
                         self.folders.touch(listing.path, mount).misses = -LIST_AGAIN_MISSES
@@ -324,7 +340,7 @@ class Metadata:
         async with contextlib.aclosing(self.pages(mount, key_prefix, recursive=True, reads=reads)) as pages:
             async for page in pages:
                 hidden = walked.hidden
-                found = walked.add_page(page, page_began)
+                found = walked.add_page(await self._told.page(mount, page), page_began)
                 if walked.hidden > hidden:
                     on_hidden(walked.hidden - hidden)
                 on_folders(walked.folders)

@@ -172,6 +172,7 @@ SETXATTR_IN = struct.Struct("=II")  # size, flags; a name and the value follow
 FALLOCATE_IN = struct.Struct("=QQQII")  # fh, offset, length, mode, padding
 
 DT_DIR, DT_REG, DT_LNK = 4, 8, 10  # dirent.h
+DT_SHIFT = 12  # from S_IFDIR, S_IFREG, S_IFLNK to those
 
 
 def _ioc(direction: int, number: int, size: int) -> int:

@@ -8,6 +8,7 @@ What changes something is in `writing.py`.
 
 import errno
 import os
+import stat
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
@@ -27,7 +28,7 @@ from forebay.frontends.fuse.writing import Writing
 from forebay.paths import NAME_BYTES_MAX
 from forebay.types import Buffer
 from forebay.vfs.drafts import is_draft
-from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, object_url
+from forebay.vfs.entries import Entry, FileEntry, FolderEntry, Found, file_type, object_url
 from forebay.vfs.filesystem import FileSystem
 from forebay.vfs.listing import Listing
 
@@ -343,7 +344,7 @@ class Operations:
         packed = bytearray()
         while offset < len(_DOTS):
             pack = wire.pack_dirent if pack_some is _pack_dirents else wire.pack_direntplus
-            dots = pack(_DOTS[offset], ino, offset + 1, True)
+            dots = pack(_DOTS[offset], ino, offset + 1, stat.S_IFDIR)
             if len(packed) + len(dots) > size:
                 return packed
             packed += dots
@@ -362,13 +363,13 @@ class Operations:
             if len(packed) + _ENTRY_BYTES + (len(raw) + 7 & ~7) > size:
                 return 0 if count == 0 else count
             count += 1
-            is_folder = isinstance(entry, FolderEntry)
+            kind = file_type(entry)
             if len(self.nodes) >= NODES_MAX:  # the kernel asks for those that somebody looks at
-                packed += wire.pack_direntplus(raw, abi.UNKNOWN_INO, offset + count, is_folder)
+                packed += wire.pack_direntplus(raw, abi.UNKNOWN_INO, offset + count, kind)
                 continue
             node = self.nodes.tell(listing.path, name, entry)
             ttl_s = self._told_s(listing, name, entry) if believed_s is None else believed_s
-            packed += wire.pack_direntplus(raw, node.ino, offset + count, is_folder, self._pack_entry(node, ttl_s))
+            packed += wire.pack_direntplus(raw, node.ino, offset + count, kind, self._pack_entry(node, ttl_s))
         return count
 
     def _told_s(self, listing: Listing, name: str, entry: Entry) -> float:
@@ -442,8 +443,8 @@ def _pack_dirents(packed: bytearray, listing: Listing, offset: int, size: int, *
     count = 0
     room = size - len(packed)
     pack = wire.pack_direntplus if plus else wire.pack_dirent
-    for name, is_folder in listing.names(offset - 2):
-        packed_name = pack(name.encode("utf-8", "surrogateescape"), abi.UNKNOWN_INO, offset + count + 1, is_folder)
+    for name, kind in listing.names(offset - 2):
+        packed_name = pack(name.encode("utf-8", "surrogateescape"), abi.UNKNOWN_INO, offset + count + 1, kind)
         room -= len(packed_name)
         if room < 0:
             break

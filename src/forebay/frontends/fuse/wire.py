@@ -229,15 +229,15 @@ _pack_dirent = abi.DIRENT.pack
 _PADS = [bytes(-length % 8) for length in range(256)]  # NAME_BYTES_MAX is 255
 
 
-def pack_dirent(name: bytes, ino: int, cookie: int, is_folder: bool) -> bytes:
+def pack_dirent(name: bytes, ino: int, cookie: int, file_type: int) -> bytes:
     """One entry of READDIR; `cookie` is the offset from which the next READDIR goes on."""
     length = len(name)
-    return _pack_dirent(ino, cookie, length, abi.DT_DIR if is_folder else abi.DT_REG) + name + _PADS[length]
+    return _pack_dirent(ino, cookie, length, file_type >> abi.DT_SHIFT) + name + _PADS[length]
 
 
-def pack_direntplus(name: bytes, ino: int, cookie: int, is_folder: bool, entry: bytes = _RESERVED) -> bytes:
+def pack_direntplus(name: bytes, ino: int, cookie: int, file_type: int, entry: bytes = _RESERVED) -> bytes:
     """One entry of READDIRPLUS: `entry` is what LOOKUP would answer."""
-    return entry + pack_dirent(name, ino, cookie, is_folder)
+    return entry + pack_dirent(name, ino, cookie, file_type)
 
 
 def pack_prune(inos: Sequence[int]) -> bytes:
