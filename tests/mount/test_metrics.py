@@ -70,9 +70,14 @@ async def pictures(s3: SeaweedS3, tmp_path: Path, forebay: RunForebay, port: int
     return mnt
 
 
+def all_landed(scrape: Scrape) -> None:
+    """Wait until what was read is on the disk, too: its last bytes are given to the reader before that."""
+    wait_until(lambda: scrape()["forebay_fetch_seconds_count"] == 10, "ten files have landed")
+
+
 def test_ten_files_read_cold_and_then_warm(pictures: Path, scrape: Scrape, child: Child, forebay: RunForebay) -> None:
     child(READ, pictures)
-    wait_until(lambda: scrape()["forebay_fetch_seconds_count"] == 10, "what was read has landed on the disk, too")
+    all_landed(scrape)
     cold = scrape()
     assert (cold["forebay_opens_total hit"], cold["forebay_opens_total miss"]) == (0, 10)
     assert cold["forebay_fetched_bytes_total"] == cold["forebay_read_bytes_total store"] == 10 * MIB
@@ -130,8 +135,9 @@ def test_the_names_are_as_prometheus_wants_them(pictures: Path, port: int, child
             assert set(sample.labels) <= {"mount", "source", "result", "store", "reason", "folder", "le", "version"}
 
 
-def test_a_histogram_grows_to_its_count(pictures: Path, port: int, child: Child) -> None:
+def test_a_histogram_grows_to_its_count(pictures: Path, port: int, scrape: Scrape, child: Child) -> None:
     child(READ, pictures)
+    all_landed(scrape)
     (times,) = (family for family in fetch(port) if family.name == "forebay_fetch_seconds")
     buckets = [sample for sample in times.samples if sample.name.endswith("_bucket")]
     counts = [sample.value for sample in buckets]
