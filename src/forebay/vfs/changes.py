@@ -59,7 +59,7 @@ class Changes(Drafting):
             FsError: the store failed; the file is still there.
         """
         mount, key = self._host.writer.writable(path)
-        async with self._alone(path), self._turns.change(path):
+        async with self.turns.change(path), self._alone(path):
             await self._renames.settle(mount, key)
             async with self._held(path, lets_go=_is_only_here) as draft:
                 if draft is not None:
@@ -70,8 +70,8 @@ class Changes(Drafting):
                         raise IsADirectory(f"{path} is a folder", path=path)
                     await self._keep_open(entry)
                     await self._delete(mount, path, key)
-        await self._host.kept.forget(mount.store.location, key)
-        await self._host.learn_file(path, None)
+            await self._host.kept.forget(mount.store.location, key)
+            await self._host.learn_file(path, None)
 
     async def _remove_draft(self, draft: Draft) -> None:
         may_be_stored = draft.base is not None or (bool(draft.offered) and not is_back(draft))
@@ -115,7 +115,7 @@ class Changes(Drafting):
 
     async def rest(self, path: str) -> None:
         """The same, of renames that are under way too; for who holds nothing that they wait for."""
-        await self._turns.renames_at(path)
+        await self.turns.renames_at(path)
         await self.settle_renames(path)
 
     async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
@@ -136,8 +136,9 @@ class Changes(Drafting):
             raise Busy(f"a mount is at or below {source} or {target}", path=target)
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
-        await self._renames.settle(mount, key, target_key)
-        with self._turns.rename(source, target):
+        async with self.turns.rename(source, target) as has_waited:
+            if await self._renames.settle(mount, key, target_key) or has_waited:
+                await self._host.has_folder(paths.split(target)[0], False)
             await self._rename(source, target, target_key, replace, progress)
 
     async def _rename(
@@ -243,9 +244,8 @@ class Changes(Drafting):
         source, mount = entry.path, entry.mount
         assert mount is not None
         source_key, target_key = (self._host.tree.locate(path).key for path in (source, target))
-        await self._turns.changes_below(source)
         if there is not None:
-            await self.rmdir(target)
+            await self._rmdir(target)
         async with self._uploader.still(source) as hold:
             self._refuse_interrupted(mount, source_key, target_key)
             for key in (source_key, target_key):
@@ -294,12 +294,47 @@ class Changes(Drafting):
                 rest = draft.path[len(source) :]
                 await self._uploader.move(draft, target + rest, key + rest, draft.base, draft.offered)
 
+    async def mkdir(self, path: str, attributes: Attributes | None = None, *, is_wanted: bool = False) -> FolderEntry:
+        """Make an empty folder of a mount.
+
+        Args:
+            attributes: what it is to have, where the store keeps them.
+            is_wanted: a folder that is there already is as good.
+
+        Raises:
+            AlreadyExists, NotFound, NotADirectory, ReadOnly, FsError.
+        """
+        mount, key = self._host.tree.locate(path)
+        assert mount is not None
+        folder, name = paths.split(path)
+        async with self.turns.change(path):
+            await self.settle_renames(path)
+            await self._host.has_folder(folder, False)
+            found = (await self._host.lookup(folder, name)).entry
+            if isinstance(found, FolderEntry) and is_wanted:
+                return found
+            if found is not None:
+                raise AlreadyExists(f"{path} exists already", path=path)
+            await self._host.make_folder(mount, path, key)
+            if attributes is not None:
+                await self._set_attributes(path, attributes)
+            made = await self._host.stat(path)
+            assert isinstance(made, FolderEntry)
+            return made
+
     async def rmdir(self, path: str) -> None:
         """Remove an empty folder.
 
         Raises:
             NotEmpty, NotADirectory, NotFound, Busy, ReadOnly.
         """
+        await self.turns.renames_at(path)
+        async with self.turns.change(path):
+            await self.settle_renames(path)
+            await self._host.stat(path)
+            await self._rmdir(path)
+
+    async def _rmdir(self, path: str) -> None:
         mount = self._host.tree.locate(path).mount
         if mount is not None and mount.path != path:
             self._host.writer.writable(path)
@@ -350,9 +385,10 @@ class Changes(Drafting):
     async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
         """Set an attribute of a file or folder, or take it away."""
         mount, key = self._host.writer.writable(entry.path)
-        if await self.settle_renames(entry.path):
-            await self._host.stat(entry.path)
-        await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
+        async with self.turns.change(entry.path) as has_waited:
+            if await self.settle_renames(entry.path) or has_waited:
+                await self._host.stat(entry.path)
+            await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
 
     async def set_attributes(self, path: str, wanted: Attributes) -> Entry:
         """Change modes, owner or time; the entry as it is then.
@@ -360,6 +396,10 @@ class Changes(Drafting):
         Raises:
             NotFound, ReadOnly, Unsupported, FsError.
         """
+        async with self.turns.change(path):
+            return await self._set_attributes(path, wanted)
+
+    async def _set_attributes(self, path: str, wanted: Attributes) -> Entry:
         mount, key = self._host.writer.writable(path)
         draft = self._table.find(path)
         if draft is not None:

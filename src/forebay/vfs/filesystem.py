@@ -505,22 +505,25 @@ class FileSystem:
                 return
             raise AlreadyExists("/ exists already", path=path)
         folder, name = paths.split(path)
-        await self.changes.settle_renames(path)
-        entry = (await self.lookup(folder, name)).entry if await self.has_folder(folder, parents) else None
-        if isinstance(entry, FolderEntry) and parents:
-            return
-        if entry is not None:
-            raise AlreadyExists(f"{path} exists already", path=path)
-        mount, key = self.tree.locate(path)
-        if mount is None:
+        mount = self.tree.locate(path).mount
+        if parents or mount is None:
+            await self.has_folder(folder, parents)
+        if mount is not None:
+            await self.changes.mkdir(path, is_wanted=parents)
+        elif (entry := (await self.lookup(folder, name)).entry) is None:
             self.tree.add_folder(path)
-        else:
-            await self.writer.make_marker(mount, key + "/")
-            self.staying.made(path)
-            self.metadata.learn(mount, folder, name, FolderEntry(path, mount, self._clock.time_ns()))
-            self.metadata.learn_empty(mount, path, key + "/")
-            await self.metadata.settle()
+        elif not (parents and isinstance(entry, FolderEntry)):
+            raise AlreadyExists(f"{path} exists already", path=path)
         self.tell(path)
+
+    async def make_folder(self, mount: Mount, path: str, key: str) -> None:
+        """Make a folder of a mount where nothing is (changes.Host)."""
+        began = self.metadata.moment()  # what others put there before we know that it is there is newer
+        await self.writer.make_marker(mount, key + "/")
+        self.staying.made(path)
+        self.metadata.learn(mount, *paths.split(path), FolderEntry(path, mount, self._clock.time_ns()))
+        self.metadata.learn_empty(mount, path, key + "/", began)
+        await self.metadata.settle()
 
     async def has_folder(self, path: str, parents: bool) -> bool:
         """Check the folder above a new name; make it if `parents`."""
@@ -546,8 +549,6 @@ class FileSystem:
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
-            await self.changes.rest(path)
-            await self.stat(path)
             await self.changes.rmdir(path)
         self.tell(path)
 
