@@ -14,7 +14,7 @@ from fault.lives import ended
 from fault.test_rename_recovery import FILES, MOVED, NoRenames, files_in, one, prepared
 from fault.writing_child import RealRig, save
 from fault.writing_rig import DOWN, Writing
-from forebay.errors import Busy, NotFound, StaleVersion, Unavailable
+from forebay.errors import NotFound, StaleVersion, Unavailable
 from forebay.stores.local import LocalStore
 from forebay.testing.faulty_store import Hang
 from forebay.types import Buffer
@@ -300,7 +300,7 @@ async def test_a_file_that_is_open_where_a_rename_failed_half_way_is_at_its_end_
 
 
 @pytest.mark.parametrize("place", ["/s/a/1", "/s/a"])
-async def test_who_renames_what_another_rename_leaves_half_way_is_busy_and_may_try_again(
+async def test_who_renames_what_another_rename_leaves_half_way_finishes_that_first_and_fails_if_it_cannot(
     rig: Writing, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     await rig.put("s", "a/1", b"first")
@@ -313,7 +313,7 @@ async def test_who_renames_what_another_rename_leaves_half_way_is_busy_and_may_t
         await gate.came()
         failed, refused = await gate.pass_through(first, asyncio.create_task(rig.fs.changes.rename(place, "/s/c")))
     assert isinstance(failed, Unavailable)
-    assert isinstance(refused, Busy)
+    assert isinstance(refused, Unavailable)
     with pytest.raises(NotFound):
         await rig.fs.changes.rename(place, "/s/c")
     opened.close()

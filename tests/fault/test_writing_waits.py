@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fault.writing_rig import DOWN, Writing
+from fault.writing_rig import DOWN, MINE, Writing
 from forebay.errors import Busy, NoSpace, StaleVersion, Unavailable
 from forebay.stores import uploads
 from forebay.stores.memory import MemoryUpload
@@ -458,26 +458,32 @@ async def test_of_a_folder_that_is_renamed_while_an_upload_ends_nothing_is_left_
     assert await rig.stored("new/f") == data
 
 
-async def test_what_is_begun_in_a_folder_while_it_is_renamed_moves_with_it(rig: Writing) -> None:
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_who_makes_a_file_in_a_folder_that_is_renamed_waits_and_makes_none_at_the_old_place(
+    rig: Writing, is_known: bool
+) -> None:
     await rig.start("through")
     await rig.fs.mkdir("/s/old")
     await rig.put("s", "old/other", b"other")
+    if not is_known:
+        rig.fs.metadata.forget("/s/old")
     gate = asyncio.Event()
     rig.faulty.script.append(Hang(gate))  # the marker above, or the first copy
     renaming = asyncio.create_task(rig.fs.changes.rename("/s/old", "/s/new"))
     await sent_on(rig)
-    opened = await rig.open("/s/old/begun")
-    opened.draft.content.write(0, SMALL)
-    closing = asyncio.create_task(rig.close(opened))
+    assert rig.fs.changes.create_now("/s/old", "begun", MINE) is None
+    making = asyncio.create_task(rig.fs.changes.create("/s/old/begun", MINE, exclusive=True))
     for _ in range(50):
         await asyncio.sleep(0.001)
+    assert not making.done()
     gate.set()
     async with asyncio.timeout(WAIT_S):
         await renaming
-        await closing
-    await rig.settled()
+        with pytest.raises(StaleVersion):  # a local folder makes it at the new place
+            await making
     keys = {key for key in rig.memory("s")._objects if not key.endswith("/")}
-    assert keys == {"new/begun", "new/other"}
+    assert keys == {"new/other"}
+    assert not list(rig.fs.drafts)
 
 
 # ------------------------------------------------------------------ a journal that is full

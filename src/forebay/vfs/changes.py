@@ -61,7 +61,7 @@ class Changes(Drafting):
             FsError: the store failed; the file is still there.
         """
         mount, key = self._host.writer.writable(path)
-        async with self._alone(path), self._turns.change(path):
+        async with self.turns.change(path), self._alone(path):
             await self._renames.settle(mount, key)
             async with self._held(path, lets_go=_is_only_here) as draft:
                 if draft is not None:
@@ -72,8 +72,8 @@ class Changes(Drafting):
                         raise IsADirectory(f"{path} is a folder", path=path)
                     await self._keep_open(entry)
                     await self._delete(mount, path, key)
-        await self._host.kept.forget(mount.store.location, key)
-        await self._host.learn_file(path, None)
+            await self._host.kept.forget(mount.store.location, key)
+            await self._host.learn_file(path, None)
 
     async def _remove_draft(self, draft: Draft) -> None:
         may_be_stored = draft.base is not None or (bool(draft.offered) and not is_back(draft))
@@ -117,7 +117,7 @@ class Changes(Drafting):
 
     async def rest(self, path: str) -> None:
         """The same, of renames that are under way too; for who holds nothing that they wait for."""
-        await self._turns.renames_at(path)
+        await self.turns.renames_at(path)
         await self.settle_renames(path)
 
     async def rename(self, source: str, target: str, *, replace: bool = True, progress: Progress | None = None) -> None:
@@ -138,14 +138,14 @@ class Changes(Drafting):
             raise Busy(f"a mount is at or below {source} or {target}", path=target)
         if paths.is_within(target, source):
             raise Invalid(f"{target} is inside {source}", path=target)
-        await self._renames.settle(mount, key, target_key)
-        with self._turns.rename(source, target):
+        async with self.turns.rename(source, target) as has_waited:
+            if await self._renames.settle(mount, key, target_key) or has_waited:
+                await self._host.has_folder(paths.split(target)[0], False)
             await self._rename(source, target, target_key, replace, progress)
 
     async def _rename(
         self, source: str, target: str, target_key: str, replace: bool, progress: Progress | None
     ) -> None:
-        await self._turns.changes_below(source)
         entry = await self._host.stat(source)
         there = (await self._host.lookup(*paths.split(target))).entry
         if there is not None and not replace:
@@ -313,42 +313,42 @@ class Changes(Drafting):
         if not isinstance(mount.store, AttributedStore):
             await self._host.kept.move_below(mount.store.location, source_key + "/", target_key + "/")
 
-    @contextlib.asynccontextmanager
-    async def _unmoved(self, path: str) -> AsyncIterator[bool]:
-        """What is at a path, or above it, is not renamed meanwhile.  Given: was an interrupted rename finished first?
+    async def mkdir(self, path: str, attributes: Attributes | None = None, *, is_wanted: bool = False) -> FolderEntry:
+        """Make an empty folder of a mount.
 
-        Raises:
-            StaleVersion: it was, until now; whoever looks again finds what the path shows.
-            FsError: the store failed.
-        """
-        async with self._turns.change(path, itself=True) as has_waited:
-            if has_waited:
-                raise StaleVersion(f"{path} was being renamed; look again", path=path)
-            yield await self.settle_renames(path)
-
-    async def mkdir(self, path: str, attributes: Attributes | None = None) -> FolderEntry:
-        """Make an empty folder in a mount.
+        Args:
+            attributes: what it is to have, where the store keeps them.
+            is_wanted: a folder that is there already is as good.
 
         Raises:
             AlreadyExists, NotFound, NotADirectory, ReadOnly, FsError.
-            StaleVersion: a folder above was renamed meanwhile; whoever looks again finds what the path shows.
+            StaleVersion: a folder above was being renamed; whoever looks again finds what the path shows.
         """
-        mount, key = self._host.writer.writable(path)
+        mount, key = self._host.tree.locate(path)
+        assert mount is not None
         folder, name = paths.split(path)
         async with self._unmoved(path):
             await self._host.has_folder(folder, False)
-            if (await self._host.lookup(folder, name)).entry is not None:
+            found = (await self._host.lookup(folder, name)).entry
+            if isinstance(found, FolderEntry) and is_wanted:
+                return found
+            if found is not None:
                 raise AlreadyExists(f"{path} exists already", path=path)
-            await self._host.writer.make_marker(mount, key + "/")
-            self._host.staying.made(path)
-            entry = FolderEntry(path, mount, self._host.now_ns())
-            self._host.metadata.learn(mount, folder, name, entry)
-            self._host.metadata.learn_empty(mount, path, key + "/")
-            await self._host.metadata.settle()
-            self._host.tell(path)
+            await self._make_folder(mount, path, key)
             if attributes is not None:
-                entry = cast(FolderEntry, await self._set_attributes(mount, entry, key, attributes))
-            return entry
+                await self._set_attributes(path, attributes)
+            made = await self._host.stat(path)
+            assert isinstance(made, FolderEntry)
+            return made
+
+    async def _make_folder(self, mount: Mount, path: str, key: str) -> None:
+        began = self._host.metadata.moment()  # what others put there before we know that it is there is newer
+        await self._host.writer.make_marker(mount, key + "/")
+        self._host.staying.made(path)
+        entry = FolderEntry(path, mount, self._host.now_ns())
+        self._host.metadata.learn(mount, *paths.split(path), entry)
+        self._host.metadata.learn_empty(mount, path, key + "/", began)
+        await self._host.metadata.settle()
 
     async def rmdir(self, path: str) -> None:
         """Remove an empty folder.
@@ -356,18 +356,20 @@ class Changes(Drafting):
         Raises:
             NotEmpty, NotADirectory, NotFound, Busy, ReadOnly.
         """
-        mount = self._host.tree.locate(path).mount
-        if mount is not None and mount.path != path:
-            self._host.writer.writable(path)
-        async with self._turns.change(path):
+        await self.turns.renames_at(path)
+        async with self.turns.change(path):
+            await self.settle_renames(path)
+            await self._host.stat(path)
             await self._rmdir(path)
 
     async def _rmdir(self, path: str) -> None:
+        mount = self._host.tree.locate(path).mount
+        if mount is not None and mount.path != path:
+            self._host.writer.writable(path)
         if self._table.has_below(path):
             raise NotEmpty(f"{path} is not empty", path=path)
-        mount, key = self._host.tree.locate(path)
         if mount is not None:
-            await self._uploader.leaving.left(mount, key, below=True)
+            await self._uploader.leaving.left(mount, self._host.tree.locate(path).key, below=True)
         await self._host.writer.remove_marker(path)
         await self._host.staying.keep_above(path)
         self._host.staying.gone(path)
@@ -409,44 +411,45 @@ class Changes(Drafting):
         return {} if kept is None else kept.xattrs
 
     async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
-        """Set an attribute of a file or folder, or take it away.
-
-        Raises:
-            NotFound, ReadOnly, FsError.
-            StaleVersion: a folder above was renamed meanwhile; whoever looks again finds what the path shows.
-        """
+        """Set an attribute of a file or folder, or take it away."""
         mount, key = self._host.writer.writable(entry.path)
-        try:
-            async with self._unmoved(entry.path) as may_be_gone:
-                if may_be_gone:
-                    await self._host.stat(entry.path)
-                key = _kept_key(entry, key)
-                await self._host.kept.set(mount.store.location, key, Attributes(), xattrs={name: value})
-        except StaleVersion:
-            draft = self._table.of(entry) if isinstance(entry, FileEntry) else None
-            if draft is None or draft.path == entry.path:
-                raise
-            await self.set_xattr(draft.entry(), name, value)  # who has it open goes on with it
+        async with self._unmoved(entry.path) as may_be_gone:
+            if may_be_gone:
+                await self._host.stat(entry.path)
+            await self._host.kept.set(mount.store.location, _kept_key(entry, key), Attributes(), xattrs={name: value})
 
     async def set_attributes(self, path: str, wanted: Attributes) -> Entry:
         """Change modes, owner or time; the entry as it is then.
 
         Raises:
             NotFound, ReadOnly, Unsupported, FsError.
-            StaleVersion: it was renamed meanwhile, or a folder above; whoever looks again finds what the path shows.
         """
+        async with self._unmoved(path):
+            return await self._set_attributes(path, wanted)
+
+    @contextlib.asynccontextmanager
+    async def _unmoved(self, path: str) -> AsyncIterator[bool]:
+        """What is at a path is not renamed meanwhile.  Given: was an interrupted rename finished first?
+
+        Raises:
+            StaleVersion: it, or a folder above, was being renamed; whoever looks again finds what the path shows.
+            FsError: the store failed.
+        """
+        async with self.turns.change(path) as has_waited:
+            if has_waited:
+                raise StaleVersion(f"{path} was being renamed; look again", path=path)
+            yield await self.settle_renames(path)
+
+    async def _set_attributes(self, path: str, wanted: Attributes) -> Entry:
         mount, key = self._host.writer.writable(path)
         draft = self._table.find(path)
         if draft is not None:
             draft.amend(wanted)
             await self._uploader.amend(draft)
             return draft.entry()
-        async with self._unmoved(path):
-            return await self._set_attributes(mount, await self._host.stat(path), key, wanted)
-
-    async def _set_attributes(self, mount: Mount, entry: Entry, key: str, wanted: Attributes) -> Entry:
+        entry = await self._host.stat(path)
         if not mount.store.capabilities.attributes:
-            raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=entry.path)
+            raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
         store = cast(AttributesStore, mount.store)
         await self._host.metadata.answer(mount, store.set_attributes(_kept_key(entry, key), wanted))
         return await self._restat(mount, entry, key, wanted)

@@ -120,7 +120,7 @@ class Drafting:
         self._ahead = FilesAhead(staging)
         self._uploader = uploader
         self._renames = renames
-        self._turns = Turns()
+        self.turns = Turns()
         self._making: dict[str, asyncio.Lock] = {}
         self._waiting: Counter[str] = Counter()  # for those locks
 
@@ -149,19 +149,25 @@ class Drafting:
             IsADirectory, NotADirectory, NotFound, ReadOnly.
         """
         mount, key = self._host.writer.writable(path)
-        async with self._alone(path):
-            await self._renames.settle(mount, key)
-            with self._turns.look(path) as look:
-                found = (await self._host.lookup(*paths.split(path))).entry
-            if look.is_stale:
+        while True:
+            if await self.turns.renames_above(path):
                 raise StaleVersion(f"a folder above {path} was being renamed; open it again", path=path)
-            if isinstance(found, FolderEntry):
-                raise IsADirectory(f"{path} is a folder", path=path)
-            if found is not None and exclusive:
-                raise AlreadyExists(f"{path} exists already", path=path)
-            if found is not None:
-                return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, access)
-            return self._begin(self._make(mount, path, key), posix, access)
+            async with self._alone(path):
+                await self._renames.settle(mount, key)
+                with self.turns.look(path) as look:
+                    found = (await self._host.lookup(*paths.split(path))).entry
+                if look.is_stale:  # nothing is there, perhaps, since it has been moved away already
+                    raise StaleVersion(f"a folder above {path} was being renamed; open it again", path=path)
+                if isinstance(found, FolderEntry):
+                    raise IsADirectory(f"{path} is a folder", path=path)
+                if found is not None and exclusive:
+                    raise AlreadyExists(f"{path} exists already", path=path)
+                if found is None:
+                    return self._begin(self._make(mount, path, key), posix, access)
+            async with self.turns.change(path), self._alone(path):
+                found = (await self._host.lookup(*paths.split(path))).entry
+                if isinstance(found, FileEntry):
+                    return await self._open_draft(await self._draft_of(found, truncate, 0, False), truncate, access)
 
     def create_now(self, folder: str, name: str, posix: Posix, *, access: int = os.O_RDWR) -> OpenDraft | None:
         """Make an empty file where it is known that there is none, without waiting; None: use `create`.
@@ -173,6 +179,8 @@ class Drafting:
         mount, key = self._host.writer.writable(path)
         found = self._host.peek(folder, name)
         if found is None or found.entry is not None or path in self._making or self._renames.interrupted:
+            return None
+        if self.turns.is_renamed(path):
             return None
         staging_id, fd = self._ahead.take()
         draft = Draft(self._staging.new_id(), mount, path, key, WholeContent(fd))
@@ -206,10 +214,18 @@ class Drafting:
             ReadOnly, FsError.
         """
         self._host.writer.writable(entry.path)
-        async with self._alone(entry.path):
-            if await self._renames.settle(entry.mount, entry.key):
+        async with self.turns.change(entry.path) as was_renamed, self._alone(entry.path) as was_changed:
+            if await self._renames.settle(entry.mount, entry.key) or was_renamed:
                 raise StaleVersion(f"{entry.path} was being renamed; open it again", path=entry.path)
+            if was_changed:
+                await self._check_shown(entry)
             return await self._open_draft(await self._draft_of(entry, truncate, opens, must_share), truncate, access)
+
+    async def _check_shown(self, entry: FileEntry) -> None:
+        """Who had the path for itself until now may have removed or replaced what was there."""
+        found = (await self._host.lookup(*paths.split(entry.path))).entry
+        if not isinstance(found, FileEntry) or (found.version != entry.version and not is_draft(found)):
+            raise StaleVersion(f"{entry.path} was being changed; open it again", path=entry.path)
 
     async def _open_draft(self, draft: Draft, truncate: bool, access: int) -> OpenDraft:
         opened = self.opened(draft, access)  # before anything waits: it must not become a version meanwhile
@@ -237,12 +253,14 @@ class Drafting:
             self._uploader.released(opened.draft)
 
     @contextlib.asynccontextmanager
-    async def _alone(self, path: str) -> AsyncIterator[None]:
+    async def _alone(self, path: str) -> AsyncIterator[bool]:
+        """Nobody else makes or removes a draft of a path meanwhile.  Given: did somebody, until now?"""
         lock = self._making.setdefault(path, asyncio.Lock())
+        has_waited = lock.locked()
         self._waiting[path] += 1
         try:
             async with lock:
-                yield
+                yield has_waited
         finally:
             self._waiting[path] -= 1
             if not self._waiting[path]:
@@ -272,10 +290,7 @@ class Drafting:
             return draft
         if is_draft(entry):
             raise StaleVersion(f"{entry.path} is not being written any more; open it again", path=entry.path)
-        async with self._turns.change(entry.path) as has_waited:
-            if has_waited:
-                raise StaleVersion(f"{entry.path} was being renamed; open it again", path=entry.path)
-            draft = await self._in_place_of(entry, truncate, opens)
+        draft = await self._in_place_of(entry, truncate, opens)
         if must_share and draft.stored is None:
             self._linger(draft)
             raise StaleVersion(f"{entry.path} is being read from another file; open it again", path=entry.path)
@@ -411,7 +426,7 @@ class Drafting:
         draft.is_unseen, draft.replaces_any = True, overwrite
         opened = OpenDraft(draft, self._host.scratch, self._closed, os.O_WRONLY)
         try:
-            async with self._alone(path), self._turns.change(path) as has_waited:
+            async with self.turns.change(path) as has_waited, self._alone(path):
                 if await self._renames.settle(mount, key) or has_waited:
                     await self._host.writer.check_target(path, overwrite=overwrite)
                 async with self._held(path, lets_go=is_back) as before:

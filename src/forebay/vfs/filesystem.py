@@ -24,7 +24,7 @@ from forebay.cache.policy import Dataset
 from forebay.cache.throttle import background_share
 from forebay.clock import Clock
 from forebay.config.settings import Settings
-from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound, StaleVersion
+from forebay.errors import AlreadyExists, Busy, FsError, Invalid, NotADirectory, NotFound
 from forebay.stores.registry import open_store
 from forebay.types import Buffer, ByteRange
 from forebay.units import MIB
@@ -507,20 +507,18 @@ class FileSystem:
                 return
             raise AlreadyExists("/ exists already", path=path)
         folder, name = paths.split(path)
-        await self.changes.settle_renames(path)
-        entry = (await self.lookup(folder, name)).entry if await self.has_folder(folder, parents) else None
-        if isinstance(entry, FolderEntry) and parents:
-            return
-        if entry is not None:
-            raise AlreadyExists(f"{path} exists already", path=path)
-        if self.tree.locate(path).mount is None:
+        mount = self.tree.locate(path).mount
+        if mount is not None:
+            await self.changes.rest(path)
+        if parents or mount is None:
+            await self.has_folder(folder, parents)
+        if mount is not None:
+            await self.changes.mkdir(path, is_wanted=parents)
+        elif (entry := (await self.lookup(folder, name)).entry) is None:
             self.tree.add_folder(path)
-            self.tell(path)
-            return
-        try:
-            await self.changes.mkdir(path)
-        except StaleVersion:  # a folder above was renamed meanwhile: look again
-            await self.mkdir(path, parents=parents)
+        elif not (parents and isinstance(entry, FolderEntry)):
+            raise AlreadyExists(f"{path} exists already", path=path)
+        self.tell(path)
 
     async def has_folder(self, path: str, parents: bool) -> bool:
         """Check the folder above a new name; make it if `parents`."""
@@ -546,8 +544,6 @@ class FileSystem:
         if self.tree.is_virtual(path):
             self.tree.remove_folder(path)
         else:
-            await self.changes.rest(path)
-            await self.stat(path)
             await self.changes.rmdir(path)
         self.tell(path)
 

@@ -116,8 +116,11 @@ class Folder:
         if not newer:
             return self.listing
         before = len(self)
-        # As old as before: what was newer is believed a little shorter.
-        listing = Listing(self.path, self.mount, self.listing.prefix, began=self.listing.began)
+        # As old as before, so what was newer is believed a little shorter; but no answer that is on its way, of before
+        # what we changed, is newer than that.
+        turn = max(self.listed.turn, *(known.since.turn for known in self.looked_up.values()))
+        began = Moment(self.listed.at, turn)
+        listing = Listing(self.path, self.mount, self.listing.prefix, began=began)
         rows = {name: None if entry is None else row_of(name, entry) for name, entry in newer.items()}
         for block in self.listing.blocks:
             amended = block if rows.keys().isdisjoint(block.names) else block.amended(rows)

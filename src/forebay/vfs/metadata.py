@@ -64,11 +64,12 @@ class Metadata:
         self._walks = WalkAhead()
         self._listings: dict[str, _Running] = {}
         self._wanted: set[Listing] = set()  # of those, the ones that somebody asked for
-        self._lookups: dict[str, asyncio.Task[Found]] = {}
+        self._lookups: dict[str, asyncio.Task[Found | None]] = {}
         self._tasks: dict[asyncio.Task[Any], Mount] = {}
         self.store_requests = 0  # HEADs and pages of listings asked for
 
-    def _moment(self) -> Moment:
+    def moment(self) -> Moment:
+        """Now: what is learnt of later requests is newer."""
         return Moment(self._clock.monotonic(), next(self._turns))
 
     @property
@@ -92,19 +93,25 @@ class Metadata:
 
     async def lookup(self, mount: Mount, path: str, key_prefix: str, name: str) -> Found:
         """A lookup in the folder at `path`, whose keys start with `key_prefix`."""
-        folder = self.folders.touch(path, mount)
-        found = folder.find(name, self._clock.monotonic()) or await self._recall(folder, key_prefix, name)
-        if found is not None:
-            return found
-        whole = join(path, name)
+        while True:
+            folder = self.folders.touch(path, mount)
+            found = folder.find(name, self._clock.monotonic()) or await self._recall(folder, key_prefix, name)
+            if found is not None:
+                return found
+            if (found := await asyncio.shield(self._asking(folder, key_prefix, name))) is not None:
+                return found
+
+    def _asking(self, folder: Folder, key_prefix: str, name: str) -> "asyncio.Task[Found | None]":
+        """The one request for a name that is under way; it gives None if what it says was of before a change."""
+        whole = join(folder.path, name)
         task = self._lookups.get(whole)
         if task is None:
             folder.misses += 1
-            if folder.misses > LIST_AFTER_MISSES and mount.ttl_s > 0:
-                self._ensure_listing(mount, path, key_prefix)
-            task = self._lookups[whole] = self._spawn(self._ask(folder, key_prefix, name), mount)
+            if folder.misses > LIST_AFTER_MISSES and folder.mount.ttl_s > 0:
+                self._ensure_listing(folder.mount, folder.path, key_prefix)
+            task = self._lookups[whole] = self._spawn(self._ask(folder, key_prefix, name), folder.mount)
             task.add_done_callback(lambda done: self._end_lookup(whole, done))
-        return await asyncio.shield(task)
+        return task
 
     async def _recall(self, folder: Folder, key_prefix: str, name: str) -> Found | None:
         """A lookup in what the names database knows."""
@@ -138,7 +145,7 @@ class Metadata:
             folder.learn_listing(listing)
             self.folders.trim()
 
-    def _end_lookup(self, path: str, task: asyncio.Task[Found]) -> None:
+    def _end_lookup(self, path: str, task: "asyncio.Task[Found | None]") -> None:
         if self._lookups.get(path) is task:  # else it is forgotten, and another one runs
             del self._lookups[path]
 
@@ -153,10 +160,12 @@ class Metadata:
         if not task.cancelled():
             task.exception()  # told to those who wait; perhaps nobody does any more
 
-    async def _ask(self, folder: Folder, key_prefix: str, name: str) -> Found:
-        began = self._moment()
+    async def _ask(self, folder: Folder, key_prefix: str, name: str) -> Found | None:
+        began = self.moment()
         find = self._stat if folder.mount.store.capabilities.folders else self._head_and_list
         entry = await find(folder, key_prefix, name)
+        if self._lookups.get(join(folder.path, name)) is not asyncio.current_task():
+            return None  # we have changed, doubted or forgotten it meanwhile
         folder.learn(name, Known(entry, began))
         self.folders.trim()
         return Found(entry, max(0.0, folder.mount.ttl_s - (self._clock.monotonic() - began.at)))
@@ -251,7 +260,7 @@ class Metadata:
             began = running.listing.began.at
             if mount.left_s(began, self._clock.monotonic()) >= 0:  # else it may not have seen the latest change
                 return running.listing
-        listing = Listing(path, mount, key_prefix, began=self._moment())
+        listing = Listing(path, mount, key_prefix, began=self.moment())
         task = self._spawn(self._list(listing, mount), mount)
         self._listings[path] = _Running(mount, listing, task)
         task.add_done_callback(lambda _: self._end_listing(listing, _given_up(listing)))  # unless it has ended
@@ -336,7 +345,7 @@ class Metadata:
             reads: a reader waits for it.
         """
         walked = Walked(mount, path, key_prefix, entries_max=self._listed_max, learn=self._learn_walked)
-        began = page_began = self._moment()
+        began = page_began = self.moment()
         async with contextlib.aclosing(self.pages(mount, key_prefix, recursive=True, reads=reads)) as pages:
             async for page in pages:
                 hidden = walked.hidden
@@ -345,7 +354,7 @@ class Metadata:
                     on_hidden(walked.hidden - hidden)
                 on_folders(walked.folders)
                 yield found
-                page_began = self._moment()
+                page_began = self.moment()
         walked.finish(began)
 
     def _learn_walked(self, listing: Listing) -> None:
@@ -371,10 +380,10 @@ class Metadata:
         self.folders.touch(folder, mount).learn(name, Known(entry, self._overtake(folder)))
         self._lookups.pop(join(folder, name), None)
 
-    def learn_empty(self, mount: Mount, path: str, key_prefix: str) -> None:
-        """Note that a folder holds nothing: we have just made it."""
+    def learn_empty(self, mount: Mount, path: str, key_prefix: str, began: Moment) -> None:
+        """Note that a folder held nothing at a moment: we have made it then."""
         if mount.ttl_s > 0:
-            listing = Listing(path, mount, key_prefix, began=self._moment())
+            listing = Listing(path, mount, key_prefix, began=began)
             listing.finish()
             self._learn(listing, is_kept=True)
 
@@ -388,7 +397,7 @@ class Metadata:
 
     def _overtake(self, folder: str) -> Moment:
         """Now: what the names database has of a folder, and what began before, is not kept on."""
-        now = self._moment()
+        now = self.moment()
         self._changed_turn = now.turn
         self.names.drop(folder)
         if (running := self._listings.get(folder)) is not None:

@@ -63,8 +63,10 @@ async def remove(host: Host, path: str, *, recursive: bool, force: bool) -> int:
         removed += draft.base is None  # the others are counted as objects
         await host.changes.unlink(draft.path)
     for place in places:
-        removed += await host.writer.empty(place)
-        host.staying.gone(place)
+        await host.changes.rest(place)
+        async with host.changes.turns.change(place):
+            removed += await host.writer.empty(place)
+            host.staying.gone(place)
     if around is None:
         _remove_virtual(host.tree, path)
     return removed

@@ -272,14 +272,18 @@ class Uploader:
         Args:
             lets_go: one whose last step is under way is not waited for either; `Draft.offered` says what it may make.
         """
-        with self.unsent(draft):
-            task, sender = self._running.get(draft), draft.sender
-            if task is not None and (lets_go or sender is None or not sender.is_ending):
-                task.cancel()
-                await asyncio.wait({task})
-            async with draft.lock:
-                await self.recorder.own(draft)
-                yield
+        try:
+            with self.unsent(draft):
+                task, sender = self._running.get(draft), draft.sender
+                if task is not None and (lets_go or sender is None or not sender.is_ending):
+                    task.cancel()
+                    await asyncio.wait({task})
+                async with draft.lock:
+                    await self.recorder.own(draft)
+                    yield
+        finally:
+            if not draft.handles:  # who held it may have sent what waited
+                self.released(draft)
 
     @contextlib.contextmanager
     def unsent(self, draft: Draft) -> Iterator[None]:

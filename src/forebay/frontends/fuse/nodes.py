@@ -26,11 +26,12 @@ ABSENCE_S_MAX = 60.0  # the kernel believes an absence no longer than this
 class Node:
     """One node.  `lookups` is how often the kernel was told of it, less what it has forgotten."""
 
-    __slots__ = ("entry", "ino", "lookups")
+    __slots__ = ("entry", "has_moved", "ino", "lookups")
 
     def __init__(self, ino: int, entry: Entry) -> None:
         self.ino = ino
         self.entry = entry
+        self.has_moved = False  # with a folder above: its path is right, its key and version are those of before
         self.lookups = 0
 
 
@@ -72,7 +73,7 @@ class NodeTable:
         if node is None or not _is_same(node.entry, entry):
             self._last_ino += 1
             node = names[name] = self._nodes[self._last_ino] = Node(self._last_ino, entry)
-        node.entry = entry  # a folder's time and modes may be others by now
+        node.entry, node.has_moved = entry, False  # a folder's time and modes may be others by now
         node.lookups += 1
         return node
 
@@ -122,10 +123,13 @@ class NodeTable:
         for folder in [folder for folder in self._current if is_within(folder, source)]:
             for name, other in self._current.pop(folder).items():
                 moved_to = target + folder[len(source) :]
+                self._place(other, join(moved_to, name))
                 if isinstance(other.entry, FileEntry) and not is_draft(other.entry):
+                    other.has_moved = True
                     again.append((moved_to, name))
-                else:
-                    self._place(other, join(moved_to, name))
+        for folder, name in [key for key in self._absent if is_within(key[0], source)]:
+            del self._absent[folder, name]
+            self._absent[target + folder[len(source) :], name] = None
         return [(ino, name) for folder, name in again if (ino := self._folder_ino(folder)) is not None]
 
     def _place(self, node: Node, path: str) -> None:

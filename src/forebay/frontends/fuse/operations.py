@@ -121,17 +121,25 @@ class Operations:
     def lookup(self, request: Request) -> Answer:
         """LOOKUP: from memory at once, else by asking the store."""
         name = wire.parse_name(request.body)
-        folder = self.node(request.nodeid).entry.path
-        found = self._fs.peek(folder, name)
+        node = self.node(request.nodeid)
+        found = self._fs.peek(node.entry.path, name)
         if found is None:
-            return self._lookup(folder, name)
-        return self.tell(folder, name, found)
+            return self._lookup(node, name)
+        return self.tell(node.entry.path, name, found)
 
-    async def _lookup(self, folder: str, name: str) -> Buffer:
-        return self.tell(folder, name, await self._fs.lookup(folder, name))
+    async def _lookup(self, node: Node, name: str) -> Buffer:
+        """Look until no folder above was renamed meanwhile: the name is wherever its folder is."""
+        while True:
+            folder = node.entry.path
+            with self._fs.changes.turns.look(folder) as look:
+                found = await self._fs.lookup(folder, name)
+            if not look.has_moved:
+                return self.tell(folder, name, found)
 
     def tell(self, folder: str, name: str, found: Found, *, draft_attr_s: int = 0) -> Buffer:
         """The answer to a lookup, which counts as one; attributes of a file that is written hold `draft_attr_s`."""
+        if self._fs.changes.turns.is_renamed(folder):  # what is said of it now may be wrong when that has ended
+            found = found._replace(ttl_s=0.0)
         if found.entry is None:
             if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
                 raise NameTooLong(f"a name in {folder} is longer than {NAME_BYTES_MAX} bytes")
@@ -207,6 +215,8 @@ class Operations:
             self.handles.served_from["passthrough opens"] += 1
             return answer
         node = self._file_node(request.nodeid)
+        if node.has_moved and not self._fs.is_cached(cast(FileEntry, node.entry)):
+            raise StaleVersion(f"{node.entry.path} was renamed; open it again", path=node.entry.path)
         try:
             return self.handles.open(node, self._fs.open(cast(FileEntry, node.entry)))
         except StaleVersion:
@@ -271,7 +281,11 @@ class Operations:
         return self._opendir(node)
 
     async def _opendir(self, node: Node) -> Buffer:
-        listing = await self._fs.open_folder(node.entry.path, reads=True)
+        while True:
+            with self._fs.changes.turns.look(node.entry.path) as look:
+                listing = await self._fs.open_folder(node.entry.path, reads=True)
+            if not look.has_moved:
+                break
         flags, names = self._share_names(node.ino, listing)
         fh = self.handles.next_id()
         self._folders[fh] = listing, names
@@ -324,7 +338,9 @@ class Operations:
         listing, _ = self._folders[fh]
         pack_some: _PackSome = _pack_dirents
         if plus:
-            pack_some = self._pack_entries if self._wants_nodes(request, offset, plus=plus) else _pack_bare
+            wants_nodes = self._wants_nodes(request, offset, plus=plus)
+            is_here = self.node(request.nodeid).entry.path == listing.path  # else the folder was renamed since
+            pack_some = self._pack_entries if wants_nodes and is_here else _pack_bare
         else:
             self._wants_nodes(request, offset, plus=plus)
         if not listing.ready(_first(offset)):
@@ -356,7 +372,7 @@ class Operations:
     def _pack_entries(self, packed: bytearray, listing: Listing, offset: int, size: int) -> int:
         """Put in what READDIRPLUS tells of a few entries, and return how many; 0 if none is ready, or fits."""
         some = listing.some(offset - 2, offset - 2 + (size - len(packed)) // _ENTRY_BYTES_MIN)
-        believed_s = self._fs.believed_s(listing)
+        believed_s = 0.0 if self._fs.changes.turns.is_renamed(listing.path) else self._fs.believed_s(listing)
         count = 0
         for name, entry in some:
             raw = name.encode("utf-8", "surrogateescape")

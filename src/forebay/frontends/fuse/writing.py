@@ -7,21 +7,22 @@ nodes of names that a request changes are right before it is answered.
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-from forebay.errors import AlreadyExists, Invalid, ReadOnly, Unsupported
+from forebay.errors import AlreadyExists, Invalid, ReadOnly, StaleVersion, Unsupported
 from forebay.frontends.fuse import abi, wire
 from forebay.frontends.fuse.abi import Opcode
 from forebay.frontends.fuse.handles import Handles
 from forebay.frontends.fuse.nodes import Node, NodeTable
 from forebay.frontends.fuse.server import Answer, Handler
 from forebay.frontends.fuse.wire import Request
-from forebay.paths import check_name, join
+from forebay.paths import check_name, join, split
 from forebay.stores.posix import posix_of
 from forebay.types import Attributes, Buffer, Posix
 from forebay.vfs.drafts import OpenDraft, is_draft
-from forebay.vfs.entries import FileEntry, Found, is_link
+from forebay.vfs.entries import FileEntry, FolderEntry, Found, is_link
 from forebay.vfs.filesystem import FileSystem
 
 _AT_ONCE_BYTES = 256 * 1024  # written here and now: less than a hand-over to a thread costs
@@ -29,6 +30,7 @@ _MADE_S = 1  # the attributes of a file that was just made hold
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _XATTR_CREATE, _XATTR_REPLACE = 1, 2  # linux/xattr.h
 OWN_XATTRS = "user.forebay."  # tell where a file is, and are nobody's to set
+Made = TypeVar("Made")
 XATTR_BYTES_MAX = 64 * 1024  # XATTR_SIZE_MAX
 
 
@@ -53,6 +55,7 @@ class Writing:
 
     def __init__(self, fs: FileSystem, names: Names, nodes: NodeTable, handles: Handles) -> None:
         self._fs = fs
+        self._turns = fs.changes.turns
         self._names = names
         self._nodes = nodes
         self._handles = handles
@@ -95,6 +98,8 @@ class Writing:
 
     async def _begin(self, node: Node, flags: int) -> OpenDraft:
         """Open a node's file for writing; the node is that draft from now on, for those who have it open too."""
+        if node.has_moved:  # the store does not have its version, at its new place perhaps another one
+            raise StaleVersion(f"{node.entry.path} was renamed; open it again", path=node.entry.path)
         entry = node.entry
         assert isinstance(entry, FileEntry)
         paged, is_passed = self._handles.of_node(node), self._handles.is_passed(node)
@@ -130,17 +135,37 @@ class Writing:
         finally:
             if opened is None and was_absent:
                 self._nodes.tell_absent(folder, name)
-        return self._create(folder, name, flags, posix) if opened is None else self._created(folder, name, opened)
-
-    async def _create(self, folder: str, name: str, flags: int, posix: Posix) -> Buffer:
-        opened = await self._fs.changes.create(
-            join(folder, name),
-            posix,
-            exclusive=bool(flags & os.O_EXCL),
-            access=flags & os.O_ACCMODE,
-            truncate=bool(flags & os.O_TRUNC),
-        )
+        if opened is None:
+            how = {"access": flags & os.O_ACCMODE, "truncate": bool(flags & os.O_TRUNC)}
+            return self._create(request.nodeid, name, posix, exclusive=bool(flags & os.O_EXCL), **how)
         return self._created(folder, name, opened)
+
+    async def _create(self, folder: int, name: str, posix: Posix, **how: Any) -> Buffer:  # noqa: ANN401
+        opened = await self._make(folder, name, partial(self._fs.changes.create, posix=posix, **how))
+        return self._created(split(opened.draft.path)[0], name, opened)
+
+    async def _place(self, folder: int, name: str) -> str:
+        """Where a name is; what is asked of that path at once comes before the next rename of a folder above."""
+        while True:
+            path = join(self._names.node(folder).entry.path, name)
+            if not await self._turns.renames_at(path):
+                return path
+
+    async def _own_place(self, node: Node) -> str:
+        """The same of a node itself."""
+        while await self._turns.renames_above(node.entry.path):
+            pass
+        return node.entry.path
+
+    async def _make(self, folder: int, name: str, make: Callable[[str], Awaitable[Made]]) -> Made:
+        """Make a name in a folder, wherever that is by then."""
+        while True:
+            path = await self._place(folder, name)
+            try:
+                return await make(path)
+            except StaleVersion:
+                if await self._place(folder, name) == path:
+                    raise
 
     def _created(self, folder: str, name: str, opened: OpenDraft) -> bytes:
         # The kernel knows of changes that go through this mount.  If no other shows the file, its attributes hold until
@@ -160,13 +185,13 @@ class Writing:
         return self._mknod(request, wire.parse_name(request.body[abi.MKNOD_IN.size :]), mode & ~umask)
 
     async def _mknod(self, request: Request, name: str, mode: int) -> Buffer:
-        folder = self._names.node(request.nodeid).entry.path
         check_name(name)
         posix = posix_of(stat.S_IMODE(mode) & 0o1777, request.uid, request.gid)
-        opened = await self._fs.changes.create(join(folder, name), posix, exclusive=True)
+        create = partial(self._fs.changes.create, posix=posix, exclusive=True)
+        opened = await self._make(request.nodeid, name, create)
         try:
             await self._fs.uploader.flush(opened.draft)
-            return self._names.tell(folder, name, Found(opened.entry, 1.0))
+            return self._names.tell(split(opened.draft.path)[0], name, Found(opened.entry, 1.0))
         finally:
             opened.close()
 
@@ -226,7 +251,6 @@ class Writing:
         return self._setattr(self._names.node(request.nodeid), wire.parse_setattr(request.body))
 
     async def _setattr(self, node: Node, wanted: wire.SetAttr) -> Buffer:
-        path = node.entry.path
         if wanted.size is not None:
             await self._truncate(node, wanted.fh, wanted.size)
         mtime_ns = self._fs.now_ns() if wanted.is_now else wanted.mtime_ns
@@ -239,7 +263,7 @@ class Writing:
             if draft is not None and draft.is_gone:
                 draft.amend(attributes)
             else:
-                node.entry = await self._fs.changes.set_attributes(path, attributes)
+                node.entry = await self._fs.changes.set_attributes(await self._own_place(node), attributes)
         return self._names.attributes(node)
 
     async def _truncate(self, node: Node, fh: int | None, size: int) -> None:
@@ -273,6 +297,7 @@ class Writing:
             raise AlreadyExists(f"{name} is set already")
         if flags & _XATTR_REPLACE and not has:
             raise OSError(errno.ENODATA, "no such attribute")
+        await self._own_place(node)
         await self._fs.changes.set_xattr(node.entry, name, value)
         return b""
 
@@ -284,6 +309,7 @@ class Writing:
         _check_xattr(name)
         if name not in await self._fs.changes.xattrs(node.entry):
             raise OSError(errno.ENODATA, "no such attribute")
+        await self._own_place(node)
         await self._fs.changes.set_xattr(node.entry, name, None)
         return b""
 
@@ -295,36 +321,38 @@ class Writing:
         return self._mkdir(request, wire.parse_name(request.body[abi.MKDIR_IN.size :]), mode & ~umask)
 
     async def _mkdir(self, request: Request, name: str, mode: int) -> Buffer:
-        folder = self._names.node(request.nodeid).entry.path
         check_name(name)
-        path = join(folder, name)
-        mount = self._fs.tree.locate(path).mount
+        path = await self._place(request.nodeid, name)
+        folder, mount = split(path)[0], self._fs.tree.locate(path).mount
         if mount is None:
             raise ReadOnly(f"{folder} is no mount of a store; forebay fs mkdir makes folders there", path=path)
         attributes = Attributes(stat.S_IMODE(mode))
         if not (is_ours := (request.uid, request.gid) == (os.getuid(), os.getgid())):
             attributes = attributes._replace(uid=request.uid, gid=request.gid)
         # Where folders exist by themselves, a new one has whatever mode the store gives it.
-        is_told = not is_ours or attributes.mode != 0o755 or mount.store.capabilities.folders
-        entry = await self._fs.changes.mkdir(path, attributes if is_told else None)
+        is_special = not is_ours or attributes.mode != 0o755 or mount.store.capabilities.folders
+        entry = await self._fs.changes.mkdir(path, attributes if is_special else None)
+        self._fs.tell(path)
         return self._names.tell(folder, name, Found(entry, 1.0))
 
     def unlink(self, request: Request) -> Answer:
         """UNLINK."""
-        return self._unlink(self._names.node(request.nodeid).entry.path, wire.parse_name(request.body))
+        return self._unlink(request.nodeid, wire.parse_name(request.body))
 
-    async def _unlink(self, folder: str, name: str) -> Buffer:
-        await self._fs.changes.unlink(join(folder, name))
-        self._nodes.drop(folder, name)
+    async def _unlink(self, folder: int, name: str) -> Buffer:
+        path = await self._place(folder, name)
+        await self._fs.changes.unlink(path)
+        self._nodes.drop(*split(path))
         return b""
 
     def rmdir(self, request: Request) -> Answer:
         """RMDIR."""
-        return self._rmdir(self._names.node(request.nodeid).entry.path, wire.parse_name(request.body))
+        return self._rmdir(request.nodeid, wire.parse_name(request.body))
 
-    async def _rmdir(self, folder: str, name: str) -> Buffer:
-        await self._fs.rmdir(join(folder, name))
-        self._nodes.drop(folder, name)
+    async def _rmdir(self, folder: int, name: str) -> Buffer:
+        path = await self._place(folder, name)
+        await self._fs.rmdir(path)
+        self._nodes.drop(*split(path))
         return b""
 
     def rename(self, request: Request) -> Answer:
@@ -342,15 +370,21 @@ class Writing:
 
     async def _rename(self, old: int, new: int, old_name: str, new_name: str, *, replace: bool) -> Buffer:
         check_name(new_name)
-        new_folder = self._names.node(new).entry.path
-        source, target = join(self._names.node(old).entry.path, old_name), join(new_folder, new_name)
+        while True:
+            source = join(self._names.node(old).entry.path, old_name)
+            target = join(self._names.node(new).entry.path, new_name)
+            if not (await self._turns.renames_at(source) or await self._turns.renames_at(target)):
+                break
         await self._fs.changes.rename(source, target, replace=replace)
         again = self._nodes.moved(source, target)
-        found = self._fs.peek(new_folder, new_name)
-        node = self._nodes.current_or_none(new_folder, new_name)
+        found = self._fs.peek(*split(target))
+        node = self._nodes.current_or_none(*split(target))
         if found is not None and found.entry is not None and node is not None:
             node.entry = found.entry
         self.on_moved(again)
+        if isinstance(found and found.entry, FolderEntry):  # other local folders show it too; of files they were told
+            self._fs.tell(source)
+            self._fs.tell(target, below=False)
         return b""
 
     def symlink(self, request: Request) -> Answer:
@@ -358,11 +392,11 @@ class Writing:
         return self._symlink(request, *wire.parse_names(request.body))
 
     async def _symlink(self, request: Request, name: str, target: str) -> Buffer:
-        folder = self._names.node(request.nodeid).entry.path
         check_name(name)
         owner = posix_of(0o777, request.uid, request.gid)
-        entry = await self._fs.changes.symlink(join(folder, name), target, owner)
-        return self._names.tell(folder, name, Found(entry, 1.0))
+        symlink = partial(self._fs.changes.symlink, target=target, owner=owner)
+        entry = await self._make(request.nodeid, name, symlink)
+        return self._names.tell(split(entry.path)[0], name, Found(entry, 1.0))
 
     def link(self, request: Request) -> Answer:
         """LINK: no store has files of two names."""
