@@ -17,7 +17,7 @@ from fault.writing_rig import DOWN, Writing
 from forebay.errors import NotFound, StaleVersion, Unavailable
 from forebay.stores.local import LocalStore
 from forebay.testing.faulty_store import Hang
-from forebay.types import Buffer
+from forebay.types import Buffer, ObjectMeta
 from forebay.vfs.entries import MountOptions
 
 WAITS = b"waits to be sent"
@@ -191,16 +191,16 @@ async def test_what_waits_where_a_rename_broke_off_is_sent_after_that_is_finishe
     await rig.put("s", "a/2", b"other")
     await rig.start("back")
     opened = await rig.open("/s/a/1")
-    copy = rig.memory("s").copy
+    copy = rig.memory("s").copy_version
 
-    async def and_sync(source: str, target: str) -> object:
-        copied = await copy(source, target)
-        if source == "a/1":
+    async def and_sync(known: ObjectMeta, target: str) -> object:
+        copied = await copy(known, target)
+        if known.key == "a/1":
             opened.draft.content.write(0, b"FIRST")
             await rig.fs.uploader.flush(opened.draft)
         return copied
 
-    monkeypatch.setattr(rig.memory("s"), "copy", and_sync)
+    monkeypatch.setattr(rig.memory("s"), "copy_version", and_sync)
     await broken_off(rig, "/s/a", "/s/b", monkeypatch)
     await rig.settled()
     assert {key: await rig.stored(key) for key in rig.memory("s")._objects} == {"b/1": b"FIRST", "b/2": b"other"}

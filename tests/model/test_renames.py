@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +72,13 @@ class Wild(MemoryStore):
         self._answer()
         return meta
 
+    async def copy_version(self, known: ObjectMeta, target: str) -> ObjectMeta:
+        if not self.case.compares_versions:
+            return await self.copy(known.key, target)
+        meta = await super().copy_version(known, target)
+        self._answer()
+        return meta
+
     async def delete(self, key: str) -> None:
         await super().delete(key)
         self._answer()
@@ -88,15 +96,19 @@ class Wild(MemoryStore):
 class Case:
     """One rename, in as many lives as it takes."""
 
-    def __init__(self, tree: Tree, replaced: bytes | None, *, is_folder: bool) -> None:
+    def __init__(
+        self, tree: Tree, replaced: bytes | None, *, is_folder: bool, believed: str, compares_versions: bool
+    ) -> None:
         self.is_folder = is_folder
+        self.believed = believed
+        self.compares_versions = compares_versions  # some servers copy what is there
         self.source, self.target = ("a/", "b/") if is_folder else ("a", "b")
         self.latest = tree  # by name below the source, as its last writer left it
         self.replaced = replaced
         self.writes = 0
         self.phase: Phase | None = None
         self.control: ControlDb
-        self.abandoned: list[asyncio.Future[None]] = []
+        self.abandoned: list[asyncio.Future[Any]] = []
         self.metadatas: list[Metadata] = []
 
     def check_nothing_is_lost(self, store: Wild) -> None:
@@ -147,6 +159,13 @@ class Case:
             over = {key: data for key, data in found.items() if key == self.target and key in before}
             assert found == {**sources, **beside, **before, **over}
 
+    def known(self, store: Wild) -> ObjectMeta | None:
+        """What the first life believes of a file."""
+        if self.is_folder or self.believed == "nothing":
+            return None
+        meta = store._find(self.source).meta
+        return meta if self.believed == "what is there" else meta._replace(version="older")
+
     async def live(self, store: Wild, folder: Path, number: int) -> bool:
         """One life, to its end or its crash; did the rename succeed?"""
         path = folder / str(number) / "control.db"
@@ -161,8 +180,13 @@ class Case:
         self.metadatas.append(metadata)
         renames = Renames(self.control, metadata)
         mount = Mount(path="/m", url="mem://s", store=store, prefix="", settings=MountOptions(), ttl_s=60.0)
-        begun = renames.resume([mount]) if number else renames.rename(mount, "a", "b", is_folder=self.is_folder)
-        life, crash = asyncio.ensure_future(begun), asyncio.ensure_future(store.has_crashed.wait())
+        life: asyncio.Future[Any]
+        if number:
+            life = asyncio.ensure_future(renames.resume([mount]))
+        else:
+            known = self.known(store)
+            life = asyncio.ensure_future(renames.rename(mount, "a", "b", is_folder=self.is_folder, known=known))
+        crash = asyncio.ensure_future(store.has_crashed.wait())
         await asyncio.wait([life, crash], return_when=asyncio.FIRST_COMPLETED)
         crash.cancel()
         if not life.done():
@@ -180,14 +204,17 @@ class Case:
     st.dictionaries(names, st.binary(max_size=3), min_size=1, max_size=8),
     st.booleans(),
     st.booleans(),
+    st.sampled_from(["nothing", "what is there", "what was there"]),
+    st.booleans(),
     st.lists(scripts, min_size=1, max_size=3),
 )
 def test_every_object_is_at_one_place_and_whole(
-    tree: Tree, is_folder: bool, replaces: bool, lives: list[list[str]]
+    tree: Tree, is_folder: bool, replaces: bool, believed: str, compares_versions: bool, lives: list[list[str]]
 ) -> None:
     if not is_folder:
         tree = {"": b"content"}
-    case = Case(tree, b"old" if replaces else None, is_folder=is_folder)
+    replaced = b"old" if replaces else None
+    case = Case(tree, replaced, is_folder=is_folder, believed=believed, compares_versions=compares_versions)
     folder = Path(tempfile.mkdtemp(prefix="forebay-model-"))
     with capture_logs():
         asyncio.run(case.run(folder, lives))

@@ -31,6 +31,7 @@ class Capabilities:
     folders: bool = False  # folders exist by themselves: the store has `stat`, and its listings say `folder_metas`
     parts: bool = False  # the store has `upload`
     copy_parts: bool = False  # and `Upload.copy`: parts of other objects need not travel
+    copy_versions: bool = False  # the store has `copy_version`
     renames: bool = False  # the store has `rename`
     attributes: bool = False  # the store has `set_attributes`, keeps those of a put, and `head` tells them
     listed_attributes: bool = False  # listings tell them too
@@ -237,6 +238,18 @@ class PartsStore(Store, Protocol):
 
     async def upload(self, key: str, *, attributes: Attributes | None = None) -> Upload:
         """Begin an upload; nothing is visible before it is complete.  `attributes` as for `put`."""
+        ...
+
+
+class VersionCopyingStore(Store, Protocol):
+    """A store that copies what is known of an object without asking for it (`Capabilities.copy_versions`)."""
+
+    async def copy_version(self, known: ObjectMeta, target: str) -> ObjectMeta:
+        """As `copy`, of one version, as it was told; some servers do not compare it, and copy what is there.
+
+        Raises:
+            StaleVersion: the source has another version by now.
+        """
         ...
 
 

@@ -49,7 +49,12 @@ class MemoryStore:
     ) -> None:
         self.location = f"mem://{name}"
         self.capabilities = Capabilities(
-            conditional_put=True, undecodable_keys=True, any_prefix=True, parts=True, copy_parts=True
+            conditional_put=True,
+            undecodable_keys=True,
+            any_prefix=True,
+            parts=True,
+            copy_parts=True,
+            copy_versions=True,
         )
         self.requests: Counter[str] = Counter()  # by method; one for each page of a listing
         self.closed = False
@@ -187,6 +192,11 @@ class MemoryStore:
         """See `Store.copy`."""
         await self._request("copy")
         return self.keep(target, self._find(source).data)
+
+    async def copy_version(self, known: ObjectMeta, target: str) -> ObjectMeta:
+        """See `VersionCopyingStore.copy_version`."""
+        await self._request("copy")
+        return self.keep(target, self._find(known.key, known.version).data)
 
     async def close(self) -> None:
         """See `Store.close`; the objects stay."""

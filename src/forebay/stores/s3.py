@@ -10,6 +10,7 @@ included.  *Invariants*: bytes are returned only if the answer's ETag, range and
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import obstore.store
@@ -26,7 +27,7 @@ from forebay.stores.s3_direct import S3Direct
 from forebay.stores.s3_http import S3Http, marked
 from forebay.stores.s3_listing import is_etag, version_of
 from forebay.stores.s3_options import S3Options
-from forebay.stores.s3_upload import Upload
+from forebay.stores.s3_upload import Upload, text_in
 from forebay.stores.times import header_time_ns, nanoseconds
 from forebay.stores.urls import folder_prefix, refuse_credentials
 from forebay.stores.wire_errors import from_obstore
@@ -62,6 +63,7 @@ class S3Store:
             any_prefix=True,
             parts=True,
             copy_parts=True,
+            copy_versions=True,
             attributes=options.attributes,
             links=options.attributes,
         )
@@ -159,6 +161,8 @@ class S3Store:
         request = Request("PUT", key, headers=(*marked(write), *self._headers_of(key, attributes)), body=data)
         answer = await self._http.send_if(write, request, if_version, if_absent)
         etag = answer.headers.get("ETag", "")
+        if etag and not len(data) and key.endswith("/") and attributes is None:  # a folder: its time need not be exact
+            return ObjectMeta(key, 0, header_time_ns(answer.headers.get("Date")), version_of(etag, 0, 0))
         return self._as_put(key, len(data), etag, attributes) or await self.written(key, len(data), etag)
 
     def _as_put(self, key: str, size: int, etag: str, attributes: Attributes | None) -> ObjectMeta | None:
@@ -197,14 +201,28 @@ class S3Store:
 
     async def copy(self, source: str, target: str) -> ObjectMeta:
         """See `Store.copy`."""
-        meta = await self.head(source)
-        if meta.size > COPY_BYTES_MAX:
+        return await self.copy_version(await self.head(source), target)
+
+    async def copy_version(self, known: ObjectMeta, target: str) -> ObjectMeta:
+        """See `VersionCopyingStore.copy_version`."""
+        source = known.key
+        if known.size > COPY_BYTES_MAX:
             raise Unsupported(f"{source!r} is larger than S3 copies at once (5 GiB); read and write it", path=source)
-        answer = await self._http.calls.call(
-            Request("PUT", target, headers=self._http.copy_source(source, meta.version))
-        )
+        request = Request("PUT", target, headers=self._http.copy_source(source, known.version))
+        answer = await self._http.calls.call(request)
         self._check_copied(answer, target)
-        return await self.head(target)
+        return self._as_copied(answer, known, target) or await self.head(target)
+
+    def _as_copied(self, answer: Response, known: ObjectMeta, target: str) -> ObjectMeta | None:
+        """What is to be said of a copy of what is known; None: the store must be asked."""
+        etag, written = text_in(answer, "ETag"), text_in(answer, "LastModified")
+        if self.capabilities.attributes or version_of(etag, 0, 0) != known.version:
+            return None  # else it has the same bytes, whether the store compared versions or not
+        try:
+            mtime_ns = nanoseconds(datetime.fromisoformat(written).replace(microsecond=0))  # as headers have it
+        except (ValueError, TypeError):  # no date, or one without a zone
+            return None
+        return ObjectMeta(target, known.size, mtime_ns, known.version)
 
     async def set_attributes(self, key: str, attributes: Attributes) -> None:
         """See `AttributesStore.set_attributes`: the object is copied onto itself, for metadata cannot be changed.

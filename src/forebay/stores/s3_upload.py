@@ -55,7 +55,7 @@ class Upload:
     async def begin(self, headers: Headers) -> None:
         """Have the store begin an upload of an object that will have these headers."""
         request = Request("POST", self._key, (("uploads", ""),), (*marked(self._write), *headers))
-        self._id = _text(await self._http.calls.call(request), "UploadId")
+        self._id = text_in(await self._http.calls.call(request), "UploadId")
         if not self._id:
             raise Invalid(f"{self._http.location}: the store does not do multipart uploads", path=self._key)
 
@@ -87,7 +87,7 @@ class Upload:
             await self._check_version(source, version)  # it names the source
             raise
         await self._check_version(source, version)  # Ceph 16 heeds no condition of this request
-        etag = _text(answer, "ETag")
+        etag = text_in(answer, "ETag")
         if not etag:  # as with `complete`, a failure may be a 200
             raise s3_errors.refused(s3_errors.read_answer(500, answer.body), self._http.location, source)
         self._etags[number], self._sizes[number] = etag, span.size
@@ -106,7 +106,7 @@ class Upload:
         found = answer.headers.get("ETag", "")  # told by the HEAD that looked for an answer that was lost
         if not found and not _is_result(answer):  # the status comes before the work is done: a failure may be a 200
             raise s3_errors.refused(s3_errors.read_answer(500, answer.body), self._http.location, self._key)
-        etag = _text(answer, "ETag") or found or await self._etag()
+        etag = text_in(answer, "ETag") or found or await self._etag()
         self._id = ""
         return await self._service.written(self._key, sum(self._sizes.values()), etag)
 
@@ -140,7 +140,8 @@ def _is_result(answer: Response) -> bool:
     return _root(answer).tag.rpartition("}")[2] == "CompleteMultipartUploadResult"
 
 
-def _text(answer: Response, name: str) -> str:
+def text_in(answer: Response, name: str) -> str:
+    """What stands under a name in the answer to a request; "" if nothing does."""
     return next((child.text or "" for child in _root(answer) if child.tag.rpartition("}")[2] == name), "")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from forebay.errors import FsError, Unavailable
-from forebay.stores.base import AttributesStore, ListPage, PartsStore, RenamingStore, Store, Upload
+from forebay.stores.base import AttributesStore, ListPage, PartsStore, RenamingStore, Store, Upload, VersionCopyingStore
 from forebay.types import Attributes, Buffer, ByteRange, ObjectMeta
 
 
@@ -166,6 +166,11 @@ class FaultyStore:
         """See `Store.copy`."""
         await self._next()
         return await self.inner.copy(source, target)
+
+    async def copy_version(self, known: ObjectMeta, target: str) -> ObjectMeta:
+        """See `VersionCopyingStore.copy_version`; only of an inner store that has it."""
+        await self._next()
+        return await cast("VersionCopyingStore", self.inner).copy_version(known, target)
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -7,14 +7,16 @@ and says in `fill` how its server gets objects.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
 
 import pytest
 
 from forebay.errors import AlreadyExists, Corrupt, FsError, Invalid, NotFound, StaleVersion, Unsupported
-from forebay.stores.base import ListPage, Store
+from forebay.stores.base import ListPage, Store, VersionCopyingStore
 from forebay.types import Buffer, ByteRange, ObjectMeta
 from forebay.units import MIB
 
@@ -470,6 +472,23 @@ class StoreContract(ReadingContract):
         assert (meta.key, meta.size) == ("to/copy", 100_000)
         assert bytes(memoryview(await store.get("to/copy", version=meta.version))) == pattern(100_000)
         assert (await store.head("from/a b+c")).size == 100_000
+
+    async def test_a_version_that_is_known_is_copied_and_told_as_it_is_there(self, store: Store) -> None:
+        if not store.capabilities.copy_versions:
+            return
+        copying = cast(VersionCopyingStore, store)
+        for key, data in (("from", pattern(100_000)), ("empty", b"")):
+            known = await store.put(key, data)
+            meta = await copying.copy_version(known, "to")
+            assert meta == await store.head("to")
+            assert bytes(memoryview(await store.get(key, version=known.version))) == data
+        older = await store.put("from", b"older")
+        await store.put("from", b"newer")
+        with contextlib.suppress(StaleVersion):
+            await copying.copy_version(older, "to")
+            assert bytes(memoryview(await store.get("to"))) == b"newer"
+        with pytest.raises(NotFound):
+            await copying.copy_version(older._replace(key="nothing"), "target")
 
     async def test_copy_of_what_does_not_exist_is_not_found(self, store: Store) -> None:
         with pytest.raises(NotFound):

@@ -15,7 +15,16 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from typing import cast
 
-from forebay.stores.base import AttributesStore, FolderStore, ListPage, PartsStore, RenamingStore, Store, Upload
+from forebay.stores.base import (
+    AttributesStore,
+    FolderStore,
+    ListPage,
+    PartsStore,
+    RenamingStore,
+    Store,
+    Upload,
+    VersionCopyingStore,
+)
 from forebay.types import Attributes, Buffer, ByteRange, FolderMeta, ObjectMeta
 from forebay.vfs.attributes import KeptAttributes, shown_object
 
@@ -126,10 +135,13 @@ class AttributedStore:
             return await self._kept.overlay_object(self.location, meta)
         return shown_object(meta, await self._kept.set(self.location, meta.key, attributes, version=meta.version))
 
-    async def set_attributes(self, key: str, attributes: Attributes) -> None:
+    async def set_attributes(self, key: str, attributes: Attributes, *, version: str | None = None) -> None:
         """See `AttributesStore.set_attributes`; versions stay if all is kept here.
 
         A folder is not looked for then: its key ends in "/".
+
+        Args:
+            version: what is believed to be a file's, which need not be asked for then.
         """
         if not self.keeps_all:
             theirs, ours = self._shared_out(attributes)
@@ -138,15 +150,14 @@ class AttributedStore:
                 await cast(AttributesStore, self.inner).set_attributes(key, theirs)
             await self._keep_link(key, link)
             return
-        version = None
-        if self.capabilities.folders:
+        if version is None and self.capabilities.folders:
             bare = key.removesuffix("/")
             found = await cast(FolderStore, self.inner).stat(bare)
             if isinstance(found, ObjectMeta):
                 version = found.version
             else:
                 key = bare + "/"
-        elif key and not key.endswith("/"):
+        elif version is None and key and not key.endswith("/"):
             version = (await self.inner.head(key)).version
         await self._kept.set(self.location, key or "/", attributes, version=version)
 
@@ -160,8 +171,16 @@ class AttributedStore:
         meta = await self.inner.copy(source, target)
         return await self.carry(source, meta)
 
-    async def carry(self, source: str, copied: ObjectMeta) -> ObjectMeta:
+    async def copy_version(self, known: ObjectMeta, target: str) -> ObjectMeta:
+        """See `VersionCopyingStore.copy_version` and `copy`."""
+        meta = await cast(VersionCopyingStore, self.inner).copy_version(known, target)
+        return await self.carry(known.key, meta, source_version=known.version)
+
+    async def carry(self, source: str, copied: ObjectMeta, *, source_version: str | None = None) -> ObjectMeta:
         """Have an object that was just made of `source` show its attributes.
+
+        Args:
+            source_version: which version of `source` it was made of; None: it is asked for, if that matters.
 
         Raises:
             NotFound: the source has gone meanwhile, and it is not known which version `copied` was made of.
@@ -172,8 +191,10 @@ class AttributedStore:
             return copied
         # Attributes that hold for a version were kept before the copy was made.  If the source has that version even
         # now, it had it in between.
-        is_asked = kept.needs_version and not source.endswith("/")
-        source_version = (await self.inner.head(source)).version if is_asked else kept.version
+        if not kept.needs_version or source.endswith("/"):
+            source_version = kept.version
+        elif source_version is None:
+            source_version = (await self.inner.head(source)).version
         kept = await self._kept.copy(
             self.location, source, copied.key, source_version=source_version, version=copied.version
         )

@@ -203,8 +203,9 @@ class Changes(Drafting):
             await self._uploader.recorder.settle()  # a crash must not bring it back where it is moved away from
         for key in (entry.key, target_key):
             await self._uploader.leaving.left(mount, key)
-        await self._renames.rename(mount, entry.key, target_key, is_folder=False)
-        return file_entry(target, mount, await mount.store.head(target_key))
+        known = meta_of(entry) if draft is None else draft.meta
+        meta = await self._renames.rename(mount, entry.key, target_key, is_folder=False, known=known)
+        return file_entry(target, mount, meta or await mount.store.head(target_key))
 
     @contextlib.asynccontextmanager
     async def _both(self, source: str, target: str) -> AsyncIterator[tuple[Draft | None, Draft | None]]:
@@ -450,8 +451,12 @@ class Changes(Drafting):
         entry = await self._host.stat(path)
         if not mount.store.capabilities.attributes:
             raise Unsupported(f"{mount.path} keeps no modes, owners or times", path=path)
-        store = cast(AttributesStore, mount.store)
-        await self._host.metadata.answer(mount, store.set_attributes(_kept_key(entry, key), wanted))
+        kept_key = _kept_key(entry, key)
+        if isinstance(mount.store, AttributedStore) and isinstance(entry, FileEntry):
+            change = mount.store.set_attributes(kept_key, wanted, version=entry.version)
+        else:
+            change = cast(AttributesStore, mount.store).set_attributes(kept_key, wanted)
+        await self._host.metadata.answer(mount, change)
         return await self._restat(mount, entry, key, wanted)
 
     async def _restat(self, mount: Mount, entry: Entry, key: str, wanted: Attributes) -> Entry:

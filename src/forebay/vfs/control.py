@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from forebay.errors import NoSpace
@@ -190,13 +191,15 @@ class ControlDb:
         is_folder: bool,
         replaces: bool,
         phase: Phase = Phase.COPYING,
+        versions: Mapping[str, str] = MappingProxyType({}),
     ) -> Rename:
-        """Keep a rename that begins."""
+        """Keep a rename that begins; for `versions` see `add_rename_copies`."""
         places = [json.dumps(place) for place in (mount, location, source, target)]
         with self._changing() as db:
             statement = "INSERT INTO renames VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)"
             number = db.execute(statement, (*places, is_folder, replaces, phase)).lastrowid
-        assert number is not None
+            assert number is not None
+            _add_copies(db, number, versions)
         return Rename(number, mount, location, source, target, is_folder, replaces, phase)
 
     def set_rename_phase(self, number: int, phase: Phase) -> None:
@@ -211,9 +214,8 @@ class ControlDb:
 
     def add_rename_copies(self, number: int, versions: Mapping[str, str]) -> None:
         """Keep which objects a rename is about to copy, by name below its source, and their versions then."""
-        rows = [(number, _raw(name), version) for name, version in versions.items()]
         with self._changing() as db:
-            db.executemany("INSERT OR REPLACE INTO rename_copies VALUES (?, ?, ?)", rows)
+            _add_copies(db, number, versions)
 
     def rename_copies(self, number: int, names: Sequence[str]) -> dict[str, str]:
         """The versions, by name, of those of some objects that a rename has copied, or was about to."""
@@ -251,6 +253,11 @@ class ControlDb:
                 "Free some space on its disk and try again.",
                 path=str(self._path),
             ) from error
+
+
+def _add_copies(db: sqlite3.Connection, number: int, versions: Mapping[str, str]) -> None:
+    rows = [(number, _raw(name), version) for name, version in versions.items()]
+    db.executemany("INSERT OR REPLACE INTO rename_copies VALUES (?, ?, ?)", rows)
 
 
 def _raw(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain, islice
 from typing import TypeVar
 
 from forebay.errors import FsError
@@ -20,8 +21,8 @@ async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *
     left = iter(items)
     failed: list[FsError] = []
 
-    async def work_on() -> None:
-        for item in left:
+    async def work_on(first: Item) -> None:
+        for item in chain([first], left):
             try:
                 await work(item)
             except FsError as error:
@@ -29,7 +30,9 @@ async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *
             if failed:
                 return
 
-    tasks = [asyncio.ensure_future(work_on()) for _ in range(parallel)]
+    tasks = [asyncio.ensure_future(work_on(item)) for item in islice(left, parallel)]  # of one item, one task
+    if not tasks:
+        return
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -29,7 +29,7 @@ import structlog
 from forebay import failpoints
 from forebay.errors import Busy, FsError, Invalid, NotEmpty, NotFound, StaleVersion, Unsupported
 from forebay.paths import join, split
-from forebay.stores.base import FolderStore, RenamingStore, Store
+from forebay.stores.base import FolderStore, RenamingStore, Store, VersionCopyingStore
 from forebay.types import Attributes, ByteRange, ObjectMeta
 from forebay.units import MIB
 from forebay.vfs.attributed import AttributedStore
@@ -86,15 +86,20 @@ class Renames:
         target: str,
         *,
         is_folder: bool,
+        known: ObjectMeta | None = None,
         progress: Progress | None = None,
         carry: Carry = _nothing,
-    ) -> None:
+    ) -> ObjectMeta | None:
         """Give a file or folder of a mount another key, as rename(2) does; keys have no slash at their end.
 
         The caller has looked that `source` is what it says, and that the folder of `target` exists; a file at
         `target` is replaced, if `source` is one.
 
+        What is returned is what the store says of a file at its target; None: it has not said it.
+
         Args:
+            known: what is believed of a file at `source`, which is looked at before it is removed, and not before it is
+                copied: another version is copied again.
             progress: told how many objects are copied, and of how many that are known so far; never if the store
                 renames by itself.
             carry: has what is written in a folder, and not sent, at its target too; awaited when the store has done
@@ -110,14 +115,14 @@ class Renames:
                 rename there, or at the next start.
         """
         if source == target:
-            return
+            return known
         if is_folder and _is_at_or_below(target, source):
             raise Invalid(f"{source!r} cannot be renamed to {target!r}, which is below it", path=source)
         store = mount.store
         in_one_step = store.capabilities.renames
         if in_one_step and not is_folder:
             await cast(RenamingStore, store).rename(source, target)
-            return
+            return None
         if is_folder:
             source, target = source + "/", target + "/"
         claim = _Claim(store.location, source, target)
@@ -125,12 +130,14 @@ class Renames:
         with self._claimed(claim):
             replaces = not in_one_step and await self._is_taken(mount, target, is_folder=is_folder)
             phase = Phase.MOVING if in_one_step else Phase.COPYING
+            places = mount.path, store.location, source, target
+            versions = {} if known is None else {"": known.version}
             record = self._control.add_rename(
-                mount.path, store.location, source, target, is_folder=is_folder, replaces=replaces, phase=phase
+                *places, is_folder=is_folder, replaces=replaces, phase=phase, versions=versions
             )
             failpoints.hit("rename.recorded")
             try:
-                await self._run(mount, record, progress, carry)
+                return await self._run(mount, record, progress, carry, known=known)
             except BaseException:
                 self._look_again(record)
                 raise
@@ -225,16 +232,25 @@ class Renames:
     # ------------------------------------------------------------------ the phases
 
     async def _run(
-        self, mount: Mount, record: Rename, progress: Progress | None, carry: Carry, *, is_resumed: bool = False
-    ) -> None:
+        self,
+        mount: Mount,
+        record: Rename,
+        progress: Progress | None,
+        carry: Carry,
+        *,
+        known: ObjectMeta | None = None,
+        is_resumed: bool = False,
+    ) -> ObjectMeta | None:
+        """Do what is left to do; what the store said of the last copy."""
+        copied = None
         if record.phase is Phase.UNDOING:
             await self._undo(mount, record)
-            return
+            return None
         if record.phase is Phase.MOVING:
             await self._move(mount, record, is_resumed=is_resumed)
         elif record.phase is Phase.COPYING:
             try:
-                await self._copy_all(mount, record, progress)
+                copied = await self._copy_all(mount, record, progress, known)
                 self._control.set_rename_phase(record.id, Phase.COPIED)
             except FsError as error:
                 if not (is_resumed and error.retryable):  # nobody was told that it failed: it can wait for its store
@@ -242,12 +258,13 @@ class Renames:
                 raise
             failpoints.hit("rename.copied")
         if record.phase is not Phase.MOVING:
-            await self._delete_sources(mount, record)
+            copied = await self._delete_sources(mount, record) or copied
         if record.is_folder and isinstance(mount.store, AttributedStore):
             await mount.store.move_folder(record.source, record.target)
         failpoints.hit("rename.moved")
         await carry()
         self._control.remove_rename(record.id)
+        return copied
 
     async def _move(self, mount: Mount, record: Rename, *, is_resumed: bool) -> None:
         """Have the store rename a folder, unless it has done so before."""
@@ -269,8 +286,11 @@ class Renames:
             return False
         return True
 
-    async def _copy_all(self, mount: Mount, record: Rename, progress: Progress | None) -> None:
+    async def _copy_all(
+        self, mount: Mount, record: Rename, progress: Progress | None, known: ObjectMeta | None
+    ) -> ObjectMeta | None:
         done = total = 0
+        copied = None
 
         def count(copied: int) -> None:
             nonlocal done
@@ -280,22 +300,28 @@ class Renames:
 
         if record.is_folder and isinstance(mount.store, AttributedStore):
             await mount.store.forget_folder(record.target)
-        async with contextlib.aclosing(self._sources(mount, record)) as pages:
+        async with contextlib.aclosing(self._sources(mount, record, known)) as pages:
             async for metas in pages:
                 total += len(metas)
                 count(0)
-                # Kept before: an undo must find them, and one that changes from now on is found out.
-                self._control.add_rename_copies(record.id, _versions(record, metas))
-                await self._copy_some(mount, record, metas, count)
+                if known is None:  # else it was kept with the rename
+                    # Kept before: an undo must find them, and one that changes from now on is found out.
+                    self._control.add_rename_copies(record.id, _versions(record, metas))
+                copied = await self._copy_some(mount, record, metas, count)
         if not total:
             raise NotFound(f"{mount.store.location} has nothing at {record.source!r} any more", path=record.source)
+        return copied
 
     async def _copy_some(
         self, mount: Mount, record: Rename, metas: Sequence[ObjectMeta], count: Callable[[int], None] | None = None
-    ) -> None:
+    ) -> ObjectMeta | None:
+        """Copy them; what the store said of the last one."""
+        copied = None
+
         async def copy(meta: ObjectMeta) -> None:
+            nonlocal copied
             try:
-                await _copy(mount.store, meta, record.target + meta.key[len(record.source) :])
+                copied = await _copy(mount.store, meta, record.target + meta.key[len(record.source) :])
             except NotFound:
                 if not record.is_folder:
                     raise
@@ -305,6 +331,7 @@ class Renames:
                 count(1)
 
         await each(metas, copy, parallel=PARALLEL)
+        return copied
 
     async def _try_undo(self, mount: Mount, record: Rename) -> None:
         try:
@@ -321,40 +348,53 @@ class Renames:
             self._control.remove_rename_copies(record.id, names)
         self._control.remove_rename(record.id)
 
-    async def _delete_sources(self, mount: Mount, record: Rename) -> None:
+    async def _delete_sources(self, mount: Mount, record: Rename) -> ObjectMeta | None:
+        """Remove what is copied; what has changed is copied again before: what the store said of the last one."""
+        again = None
         for _ in range(PASSES_MAX):
             count = 0
             markers: list[str] = []
+            files: list[str] = []
             async with contextlib.aclosing(self._sources(mount, record)) as pages:
                 async for metas in pages:
                     count += len(metas)
-                    keys = await self._copied(mount, record, metas)
+                    keys, copied = await self._copied(mount, record, metas)
+                    again = copied or again
                     markers += (key for key in keys if key.endswith("/"))
                     files = [key for key in keys if not key.endswith("/")]
                     await self._delete(mount, files)
                     if record.is_folder:  # page by page, so that no change of the database takes long
                         self._control.remove_rename_copies(record.id, [key[len(record.source) :] for key in files])
             await self._delete(mount, markers)
-            if not count:
-                return
+            if not count or (files and not record.is_folder):  # a file of that name that comes now is another one
+                return again
         log.warning("rename.source_still_changes", mount=mount.path, source=record.source, target=record.target)
+        return again
 
-    async def _copied(self, mount: Mount, record: Rename, metas: Sequence[ObjectMeta]) -> list[str]:
+    async def _copied(
+        self, mount: Mount, record: Rename, metas: Sequence[ObjectMeta]
+    ) -> tuple[list[str], ObjectMeta | None]:
         """Those of some source objects that have not changed since they were copied; the others are copied again."""
         cut = len(record.source)
         versions = self._control.rename_copies(record.id, [meta.key[cut:] for meta in metas])
         changed = [meta for meta in metas if versions.get(meta.key[cut:]) != meta.version]
+        copied = None
         if changed:
-            await self._copy_some(mount, record, changed)
+            copied = await self._copy_some(mount, record, changed)
             self._control.add_rename_copies(record.id, _versions(record, changed))  # kept after: now they may go
-        return [meta.key for meta in metas if versions.get(meta.key[cut:]) == meta.version]
+        return [meta.key for meta in metas if versions.get(meta.key[cut:]) == meta.version], copied
 
-    async def _sources(self, mount: Mount, record: Rename) -> AsyncGenerator[Sequence[ObjectMeta], None]:
-        """What is at the source now, page by page."""
+    async def _sources(
+        self, mount: Mount, record: Rename, known: ObjectMeta | None = None
+    ) -> AsyncGenerator[Sequence[ObjectMeta], None]:
+        """What is at the source now, page by page; of a file, what is `known`."""
         if record.is_folder:
             async with contextlib.aclosing(self._metadata.pages(mount, record.source, recursive=True)) as pages:
                 async for page in pages:
                     yield page.objects
+            return
+        if known is not None:
+            yield [known]
             return
         try:
             meta = await self._metadata.answer(mount, mount.store.head(record.source))
@@ -374,8 +414,10 @@ class Renames:
             await each(level, delete, parallel=PARALLEL)
 
 
-async def _copy(store: Store, meta: ObjectMeta, target: str) -> None:
+async def _copy(store: Store, meta: ObjectMeta, target: str) -> ObjectMeta:
     """Copy one object with its attributes, however large it is.
+
+    It may be another version that is copied: who removes the source looks for that.
 
     Raises:
         NotFound: it has gone.
@@ -385,11 +427,12 @@ async def _copy(store: Store, meta: ObjectMeta, target: str) -> None:
         copied = await store.put(target, b"", attributes=await _attributes_of(store, meta))
     else:
         with contextlib.suppress(Unsupported):  # too large for the store, or it never copies
-            await store.copy(meta.key, target)
-            return
+            if store.capabilities.copy_versions:
+                with contextlib.suppress(StaleVersion):
+                    return await cast(VersionCopyingStore, store).copy_version(meta, target)
+            return await store.copy(meta.key, target)
         copied = await _copy_through(store, meta.key, target)
-    if isinstance(store, AttributedStore):
-        await store.carry(meta.key, copied)
+    return await store.carry(meta.key, copied) if isinstance(store, AttributedStore) else copied
 
 
 async def _copy_through(store: Store, source: str, target: str) -> ObjectMeta:

@@ -20,6 +20,7 @@ from forebay.paths import NAME_BYTES_MAX, join, split
 from forebay.stores.base import AttributesStore, Store
 from forebay.types import ByteRange, ObjectMeta
 from forebay.units import format_size
+from forebay.vfs.attributed import AttributedStore
 from forebay.vfs.content import Content, PatchedContent, Snapshot, Stamp, sums_of
 from forebay.vfs.drafts import Draft, DraftTable
 from forebay.vfs.entries import FileEntry, Mount, file_entry
@@ -266,7 +267,11 @@ class Storing:
         """Give the object its modes and times, where the store keeps them and has not taken them with the bytes."""
         assert draft.meta is not None
         store, wanted = draft.mount.store, attributes_of(draft)
-        if store.capabilities.attributes and not has_attributes(draft.meta, wanted):
+        if not store.capabilities.attributes or has_attributes(draft.meta, wanted):
+            return
+        if isinstance(store, AttributedStore) and store.keeps_all:  # the object stays as it is, and need not be asked
+            draft.meta = await store.written(draft.meta, wanted)
+        else:
             await cast(AttributesStore, store).set_attributes(draft.key, wanted)
             draft.meta = await store.head(draft.key)
             draft.base = draft.meta.version
