@@ -52,7 +52,7 @@ def delay(store: Store, chance: random.Random) -> Store:
             await pause()
             yield page
 
-    for name in ("head", "stat", "put", "copy", "rename", "delete", "set_attributes"):
+    for name in ("head", "stat", "put", "copy", "copy_version", "rename", "delete", "set_attributes"):
         if hasattr(store, name):
             setattr(store, name, partial(late, getattr(store, name)))
     store.list = partial(pages, store.list)  # type: ignore[method-assign]
