@@ -143,7 +143,7 @@ async def test_what_changes_a_folder_while_it_is_renamed_changes_it_where_it_is_
         await kernel.store.put(key, b"")
     folder = await kernel.lookup(b"d")
     with monkeypatch.context() as patch:
-        gate = Gate(kernel, patch, "copy", after=False)
+        gate = Gate(kernel, patch, "copy_version", after=False)
         renaming = asyncio.create_task(rename(kernel, b"d", b"e"))
         await gate.came.wait()
         changing = asyncio.create_task(kernel_asks(kernel, opcode, folder, body))
