@@ -36,6 +36,9 @@ PARTS_MAX = 8  # of one file that is loaded whole: the store's slots are for all
 PASSING_AHEAD_BYTES = 8 * MIB  # read ahead of a reader while pages are only held in memory
 AT_ONCE_BYTES = 2 * MIB  # read on the loop if the page cache has it: 0.2 ms
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)  # they pass; the file is as good as ever
+NO_ROOM = (
+    "the cache is full of data in use, or its disk is nearly full: forebay fs df -h; free some, or give it more room"
+)
 ATTEMPTS = 3  # a page that was dropped, or whose background flight failed, is asked for again
 
 
@@ -373,7 +376,7 @@ class CachedFile:
                 if attempt == ATTEMPTS - 1:
                     raise
         if not self.complete:
-            raise NoSpace(f"{self.source.key}: the cache is full of data that is in use")
+            raise NoSpace(f"{self.source.key}: {NO_ROOM}")
 
     async def _fetch_parts(self, whole: Run, store: Store, *, is_load: bool) -> None:
         while True:
@@ -401,7 +404,7 @@ class CachedFile:
         size = bytes_of(run, self.source.size)
         admitted = self._owner.admit(self, size)
         if must and not admitted:
-            raise NoSpace("the cache is full of data that is in use; free some, or give it more room")
+            raise NoSpace(NO_ROOM)
         flight = Flight(self.stored if admitted else self._memory(), run, store, background=background)
         flight.admitted = size if admitted else 0
         if not is_load:  # now, since a small answer is read before it has landed
