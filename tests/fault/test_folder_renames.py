@@ -268,6 +268,14 @@ def failing(rig: Writing, patch: pytest.MonkeyPatch) -> Gate:
     return gate
 
 
+async def failed_half_way(rig: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rename /s/a to /s/b; it fails when the last source is to go, and the store is up again."""
+    with monkeypatch.context() as patch:
+        failing(rig, patch).open()
+        with pytest.raises(Unavailable):
+            await rig.fs.changes.rename("/s/a", "/s/b")
+
+
 async def check_moved(rig: Writing, **expected: bytes) -> None:
     """The store has that below `b`, and no other file."""
     await rig.settled()
@@ -286,10 +294,7 @@ async def test_a_file_that_is_open_where_a_rename_failed_half_way_is_at_its_end_
     await rig.put("s", "a/2", b"other")
     await rig.start(mode)
     opened = await rig.open("/s/a/1")
-    with monkeypatch.context() as patch:
-        failing(rig, patch).open()
-        with pytest.raises(Unavailable):
-            await rig.fs.changes.rename("/s/a", "/s/b")
+    await failed_half_way(rig, monkeypatch)
     if is_written:
         opened.draft.content.write(0, b"FIRST")
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fault.conftest import BUCKET
-from fault.test_folder_renames import STAGES, Gate, check_moved, failing, gated, mounted
+from fault.test_folder_renames import STAGES, Gate, check_moved, failed_half_way, gated, mounted
 from fault.test_rename_recovery import FILES, prepared
 from fault.writing_child import RealRig
 from fault.writing_rig import DOWN, MINE, Writing
@@ -161,10 +161,7 @@ async def test_a_part_of_a_large_file_that_is_written_where_a_rename_failed_half
     await rig.put("s", "a/2", b"other")
     await rig.start(mode)
     opened = await rig.open("/s/a/1")
-    with monkeypatch.context() as patch:
-        failing(rig, patch).open()
-        with pytest.raises(Unavailable):
-            await rig.fs.changes.rename("/s/a", "/s/b")
+    await failed_half_way(rig, monkeypatch)
     opened.draft.content.write(10, b"patch")
     await rig.close(opened)
     await check_moved(rig, _1=PATCHED, _2=b"other")
@@ -178,10 +175,7 @@ async def test_a_large_file_that_others_cut_where_a_rename_failed_half_way_is_no
     await rig.put("s", "a/2", b"other")
     await rig.start("through")
     opened = await patched(rig, "/s/a/1")
-    with monkeypatch.context() as patch:
-        failing(rig, patch).open()
-        with pytest.raises(Unavailable):
-            await rig.fs.changes.rename("/s/a", "/s/b")
+    await failed_half_way(rig, monkeypatch)
     opened.draft.content.write(10, b"PATCH")
     await rig.put("s", "b/1", b"theirs")
     with pytest.raises(StaleVersion):

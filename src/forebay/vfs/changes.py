@@ -412,7 +412,12 @@ class Changes(Drafting):
         return {} if kept is None else kept.xattrs
 
     async def set_xattr(self, entry: Entry, name: str, value: bytes | None) -> None:
-        """Set an attribute of a file or folder, or take it away."""
+        """Set an attribute of a file or folder, or take it away.
+
+        Raises:
+            NotFound, ReadOnly, FsError.
+            StaleVersion: it, or a folder above, was being renamed; whoever looks again finds what the path shows.
+        """
         mount, key = self._host.writer.writable(entry.path)
         async with self._unmoved(entry.path) as may_be_gone:
             if may_be_gone:
@@ -424,6 +429,7 @@ class Changes(Drafting):
 
         Raises:
             NotFound, ReadOnly, Unsupported, FsError.
+            StaleVersion: it, or a folder above, was being renamed; whoever looks again finds what the path shows.
         """
         async with self._unmoved(path):
             return await self._set_attributes(path, wanted)

@@ -41,6 +41,16 @@ async def rename(kernel: Kernel, old: bytes, new: bytes) -> None:
     assert await kernel_asks(kernel, Opcode.RENAME, 1, body) == (0, b"")
 
 
+async def begun(
+    kernel: Kernel, patch: pytest.MonkeyPatch, name: str, *, after: bool
+) -> tuple[Gate, "asyncio.Task[None]"]:
+    """The rename of d to e, which waits at that method of the store."""
+    gate = Gate(kernel, patch, name, after=after)
+    renaming = asyncio.create_task(rename(kernel, b"d", b"e"))
+    await gate.came.wait()
+    return gate, renaming
+
+
 _uniques = iter(range(1, 1 << 30))
 
 
@@ -114,9 +124,8 @@ async def test_the_kernel_believes_no_absence_that_it_is_told_of_while_a_folder_
 ) -> None:
     folder = await kernel.lookup(b"d")
     with monkeypatch.context() as patch:
-        gate = Gate(kernel, patch, "delete", after=True)
-        renaming = asyncio.create_task(rename(kernel, b"d", b"e"))
-        await gate.came.wait()  # x is at its new place alone, and the folder at its old one
+        # x is at its new place alone, and the folder at its old one
+        gate, renaming = await begun(kernel, patch, "delete", after=True)
         for _ in range(2):  # asked of the store, and then known
             error, answer = await kernel_asks(kernel, Opcode.LOOKUP, folder, b"x\0")
             node, _, believed_s, *_ = abi.ENTRY_OUT.unpack_from(answer)
@@ -143,9 +152,7 @@ async def test_what_changes_a_folder_while_it_is_renamed_changes_it_where_it_is_
         await kernel.store.put(key, b"")
     folder = await kernel.lookup(b"d")
     with monkeypatch.context() as patch:
-        gate = Gate(kernel, patch, "copy_version", after=False)
-        renaming = asyncio.create_task(rename(kernel, b"d", b"e"))
-        await gate.came.wait()
+        gate, renaming = await begun(kernel, patch, "copy_version", after=False)
         changing = asyncio.create_task(kernel_asks(kernel, opcode, folder, body))
         await soon(renaming, changing)
         gate.opened.set()
@@ -165,9 +172,7 @@ async def test_a_file_that_was_moved_already_is_not_made_anew_while_its_folder_i
 ) -> None:
     folder = await kernel.lookup(b"d")
     with monkeypatch.context() as patch:
-        gate = Gate(kernel, patch, "delete", after=True)
-        renaming = asyncio.create_task(rename(kernel, b"d", b"e"))
-        await gate.came.wait()  # the kernel finds no x at the old place
+        gate, renaming = await begun(kernel, patch, "delete", after=True)  # the kernel finds no x at the old place
         await kernel_asks(kernel, Opcode.LOOKUP, folder, b"x\0")
         creating = asyncio.create_task(kernel_asks(kernel, Opcode.CREATE, folder, create(b"x")))
         await soon(renaming, creating)

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 from weakref import ref
 
 from forebay.errors import IsADirectory, NameTooLong, NotADirectory, StaleVersion
@@ -44,6 +44,7 @@ _ENTRY_BYTES = abi.DIRENT.size + abi.ENTRY_OUT.size + abi.ATTR.size  # of READDI
 _ENTRY_BYTES_MIN = _ENTRY_BYTES + 8
 CALLERS_MAX = 1_000  # whose way of reading folders is remembered
 _USER = b"user."
+Seen = TypeVar("Seen")
 _XATTRS = ("user.forebay.url", "user.forebay.version", "user.forebay.cached_bytes")
 
 
@@ -128,13 +129,17 @@ class Operations:
         return self.tell(node.entry.path, name, found)
 
     async def _lookup(self, node: Node, name: str) -> Buffer:
-        """Look until no folder above was renamed meanwhile: the name is wherever its folder is."""
+        folder, found = await self._look(node, lambda folder: self._fs.lookup(folder, name))
+        return self.tell(folder, name, found)
+
+    async def _look(self, node: Node, find: Callable[[str], Awaitable[Seen]]) -> tuple[str, Seen]:
+        """A node's path and what is found there, once neither it nor a folder above was renamed meanwhile."""
         while True:
-            folder = node.entry.path
-            with self._fs.changes.turns.look(folder) as look:
-                found = await self._fs.lookup(folder, name)
+            path = node.entry.path
+            with self._fs.changes.turns.look(path) as look:
+                found = await find(path)
             if not look.has_moved:
-                return self.tell(folder, name, found)
+                return path, found
 
     def tell(self, folder: str, name: str, found: Found, *, draft_attr_s: int = 0) -> Buffer:
         """The answer to a lookup, which counts as one; attributes of a file that is written hold `draft_attr_s`."""
@@ -281,11 +286,7 @@ class Operations:
         return self._opendir(node)
 
     async def _opendir(self, node: Node) -> Buffer:
-        while True:
-            with self._fs.changes.turns.look(node.entry.path) as look:
-                listing = await self._fs.open_folder(node.entry.path, reads=True)
-            if not look.has_moved:
-                break
+        _, listing = await self._look(node, lambda path: self._fs.open_folder(path, reads=True))
         flags, names = self._share_names(node.ino, listing)
         fh = self.handles.next_id()
         self._folders[fh] = listing, names
